@@ -1,0 +1,83 @@
+//! The branch: a slug, and one that this host allows.
+
+use std::env;
+use std::fmt;
+
+use crate::answer::Answer;
+
+/// Longest slug, in bytes: what a DNS label holds (RFC 1035 section 2.3.4).
+const MAX_LEN: usize = 63;
+
+/// A branch name as GitLab's `CI_COMMIT_REF_SLUG` has it: an instance name, a container name,
+/// an image tag and a DNS label at once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Branch(String);
+
+impl Branch {
+    /// The branch of this name, if the host's `BUILDBTW_BRANCHES` allows it. That is a list
+    /// with spaces between; where it is not set every slug is allowed.
+    ///
+    /// # Errors
+    ///
+    /// 400 for what is no slug, 403 for what is not allowed.
+    pub fn allowed(name: &str) -> Result<Self, Answer> {
+        let branch = Self::new(name)?;
+        match env::var_os("BUILDBTW_BRANCHES") {
+            Some(list) => branch.among(&list.to_string_lossy()),
+            None => Ok(branch),
+        }
+    }
+
+    fn new(name: &str) -> Result<Self, Answer> {
+        let slug = slug(name);
+        if name == slug && !slug.is_empty() {
+            return Ok(Self(slug));
+        }
+        let hint = if slug.is_empty() {
+            String::new()
+        } else {
+            format!("; GitLab's slug of it is {slug}")
+        };
+        let name: String = name.chars().take(2 * MAX_LEN).collect();
+        Err(Answer::new(
+            400,
+            format!(
+                "branch {name:?} is no slug: send CI_COMMIT_REF_SLUG, \
+             1 to {MAX_LEN} of 0-9 a-z -, no - at either end{hint}"
+            ),
+        ))
+    }
+
+    fn among(self, list: &str) -> Result<Self, Answer> {
+        if list.split_whitespace().any(|allowed| allowed == self.0) {
+            return Ok(self);
+        }
+        Err(Answer::new(
+            403,
+            format!("branch {self} is not allowed on this host, which takes: {list}"),
+        ))
+    }
+
+    /// The unit that runs the branch.
+    pub fn unit(&self) -> String {
+        format!("buildbtw@{self}.service")
+    }
+}
+
+impl fmt::Display for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The slug that GitLab makes of a ref name: lower case, 63 characters, all but `0-9 a-z` a
+/// `-`, and none at either end (docs.gitlab.com, predefined CI/CD variables).
+fn slug(name: &str) -> String {
+    let dashed: String = name
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+        .take(MAX_LEN)
+        .collect();
+    dashed.trim_matches('-').to_owned()
+}

@@ -1,0 +1,264 @@
+//! The one connection that systemd accepted: what may come in, and the way out.
+//!
+//! `tiny_http` parses the request, but it serves listeners only, reads heads of any size,
+//! waits for ever, and answers some junk by itself and some not at all. So the whole
+//! request is read here first, within the limits below, and then handed to `tiny_http`
+//! over a private listener. What is malformed is refused, never repaired.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufWriter, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use listenfd::ListenFd;
+use tiny_http::{Method, Request, Server};
+
+use crate::answer::Answer;
+
+/// Longest request line and header section, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// Longest body, in bytes.
+const MAX_BODY: usize = 16 * 1024;
+/// A request must have arrived whole this long after its process started.
+const ARRIVAL: Duration = Duration::from_secs(10);
+/// How long a refused client may go on sending before its connection is closed.
+const LINGER: Duration = Duration::from_secs(1);
+
+// The values of <sys/socket.h> on Linux.
+const AF_UNIX: i32 = 1;
+const AF_INET: i32 = 2; // listenfd takes AF_INET6 for it too
+const SOCK_STREAM: i32 = 1;
+
+/// The header in which a request carries its seal from here through `tiny_http`.
+const SEAL: &str = "Buildbtw-Hook-Seal";
+
+/// A connected stream socket, TCP or Unix: `TcpStream` reads, writes, times and shuts down
+/// either, and nothing here asks it for an address.
+pub struct Connection {
+    stream: TcpStream,
+    deadline: Instant,
+    /// The client may have sent more than was read.
+    unread: bool,
+    /// RFC 9110 section 9.3.2: an answer to HEAD has no body.
+    head_only: bool,
+}
+
+impl Connection {
+    /// Takes the connection that systemd passed, see `sd_listen_fds(3)`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is none, or when it is not a stream socket.
+    pub fn from_systemd() -> io::Result<Self> {
+        let mut passed = ListenFd::from_env();
+        let stream = passed
+            .take_custom(0, AF_UNIX, SOCK_STREAM, "stream socket")
+            .or_else(|_| passed.take_custom(0, AF_INET, SOCK_STREAM, "stream socket"))?
+            .ok_or_else(|| io::Error::other("no connection was passed to it"))?;
+        Ok(Self { stream, deadline: Instant::now() + ARRIVAL, unread: true, head_only: false })
+    }
+
+    /// Receives the one request, whole.
+    ///
+    /// # Errors
+    ///
+    /// The refusal: 400, 408, 411, 413 or 431, or 500 where `tiny_http` could not be set up.
+    pub fn receive(&mut self) -> Result<Request, Answer> {
+        let mut message = Vec::new();
+        let mut checked = 0;
+        let head_len = loop {
+            self.read_more(&mut message)?;
+            match end_of_head(&message, checked)? {
+                Some(end) if end <= MAX_HEAD => break end,
+                None if message.len() <= MAX_HEAD => checked = message.len(),
+                _ => return Err(Answer::new(431, format!("the head is over {MAX_HEAD} bytes"))),
+            }
+        };
+        let head = String::from_utf8_lossy(&message[..head_len]);
+        let fields = fields(&head)?;
+        let whole = head_len + body_len(&fields)?;
+        if named(&fields, "Expect").next().is_some() && message.len() < whole {
+            // RFC 9110 section 10.1.1; a client that has gone is found out by the next read.
+            let _ = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        while message.len() < whole {
+            self.read_more(&mut message)?;
+        }
+        self.unread = message.len() > whole;
+        message.truncate(whole);
+
+        let request = parse(&message, head_len).map_err(|error| {
+            log::error!("cannot hand the request to tiny_http: {error}");
+            Answer::new(500, "the hook could not read the request; its journal says why")
+        })?;
+        let request = request.ok_or_else(|| malformed("its head"))?;
+        self.head_only = *request.method() == Method::Head;
+        Ok(request)
+    }
+
+    /// Appends what arrives next, in the time that is left.
+    fn read_more(&mut self, message: &mut Vec<u8>) -> Result<(), Answer> {
+        let late = || Answer::new(408, format!("no whole request within {} s", ARRIVAL.as_secs()));
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        // A timeout of zero is refused with an error: the deadline has passed.
+        self.stream.set_read_timeout(Some(left)).map_err(|_| late())?;
+        let mut buffer = [0; 4096];
+        match self.stream.read(&mut buffer) {
+            Ok(0) => Err(Answer::new(400, "the connection ended before the request was whole")),
+            Ok(n) => {
+                message.extend_from_slice(&buffer[..n]);
+                Ok(())
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(late()),
+                io::ErrorKind::Interrupted => Ok(()),
+                _ => Err(Answer::new(400, format!("the connection broke: {error}"))),
+            },
+        }
+    }
+
+    /// Sends the answer and ends the connection's sending side.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the client has gone.
+    pub fn send(&mut self, answer: &Answer) -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(4096, &self.stream);
+        answer.write(&mut out, self.head_only)?;
+        out.flush()?;
+        drop(out);
+        self.stream.shutdown(Shutdown::Write)
+    }
+
+    /// Closes the connection. Unread input would make that a reset, which can destroy the
+    /// answer on its way (RFC 9112 section 9.6), so what a refused client still sends is
+    /// read and dropped, for a while.
+    pub fn close(mut self) {
+        let end = Instant::now() + LINGER;
+        let mut buffer = [0; 4096];
+        while self.unread {
+            let left = end.saturating_duration_since(Instant::now());
+            self.unread = self.stream.set_read_timeout(Some(left)).is_ok()
+                && self.stream.read(&mut buffer).is_ok_and(|n| n > 0);
+        }
+    }
+}
+
+fn malformed(what: &str) -> Answer {
+    Answer::new(400, format!("malformed request: {what} is not HTTP/1.0 or HTTP/1.1"))
+}
+
+/// Where the head ends, if it does yet; all bytes from `checked` on must be visible ASCII,
+/// spaces, tabs and whole CRLFs. RFC 9112 section 2.2 allows to refuse the rest: a bare CR
+/// or LF is the stuff of request smuggling, and `tiny_http` drops other bytes unanswered.
+fn end_of_head(message: &[u8], checked: usize) -> Result<Option<usize>, Answer> {
+    for at in checked..message.len() {
+        let previous = if at == 0 { b' ' } else { message[at - 1] };
+        match (previous, message[at]) {
+            (b'\r', b'\n') => {
+                if message[..=at].ends_with(b"\r\n\r\n") {
+                    return Ok(Some(at + 1));
+                }
+            }
+            (b'\r', _) | (_, b'\n') => return Err(malformed("a line end that is not CRLF")),
+            (_, b'\t' | b'\r' | b' '..=b'~') => {}
+            (_, byte) => return Err(malformed(&format!("the byte 0x{byte:02x}"))),
+        }
+    }
+    Ok(None)
+}
+
+/// The head's fields, name and value. `tiny_http` lets pass a request line with more than its
+/// three words, and a folded line as a field of its own.
+fn fields(head: &str) -> Result<Vec<(&str, &str)>, Answer> {
+    let mut lines = head.trim_end_matches("\r\n").split("\r\n");
+    let request_line: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
+    if !matches!(request_line[..], [_, _, "HTTP/1.0" | "HTTP/1.1"]) {
+        return Err(malformed("its first line"));
+    }
+    lines
+        .map(|line| {
+            let field = line.split_once(':').filter(|(name, _)| is_token(name));
+            field
+                .map(|(name, value)| (name, value.trim()))
+                .ok_or_else(|| malformed("a header line"))
+        })
+        .collect()
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// The values of all fields of one name.
+fn named<'a>(fields: &[(&str, &'a str)], name: &str) -> impl Iterator<Item = &'a str> {
+    fields.iter().filter(move |field| field.0.eq_ignore_ascii_case(name)).map(|field| field.1)
+}
+
+/// The body's length in bytes: one `Content-Length` or none (RFC 9112 section 6.3).
+fn body_len(fields: &[(&str, &str)]) -> Result<usize, Answer> {
+    if named(fields, "Transfer-Encoding").next().is_some() {
+        return Err(Answer::new(
+            411,
+            "send the body with a Content-Length, without Transfer-Encoding",
+        ));
+    }
+    let mut lengths = named(fields, "Content-Length");
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(0),
+        (Some(digits), None)
+            if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) =>
+        {
+            // Digits that do not fit the type are too many bytes all the same.
+            digits
+                .parse()
+                .ok()
+                .filter(|&len| len <= MAX_BODY)
+                .ok_or_else(|| Answer::new(413, format!("the body is over {MAX_BODY} bytes")))
+        }
+        _ => Err(malformed("its Content-Length")),
+    }
+}
+
+/// Has `tiny_http` parse a whole message; `None` is its refusal.
+///
+/// Anyone in this network namespace could connect to the listener, so only a request that
+/// carries this message's seal is taken.
+fn parse(message: &[u8], head_len: usize) -> io::Result<Option<Request>> {
+    let address = SocketAddr::from_abstract_name(format!("buildbtw-hook-{}", random()))?;
+    let listener = UnixListener::bind_addr(&address)?;
+    let mut feed = UnixStream::connect_addr(&address)?;
+    // Never dropped: to drop a Server is to connect to its address, and it has no path.
+    let server: &Server =
+        Box::leak(Box::new(Server::from_listener(listener, None).map_err(io::Error::other)?));
+
+    let seal = random();
+    let (head, body) = message.split_at(head_len);
+    feed.write_all(&head[..head_len - 2])?;
+    feed.write_all(format!("{SEAL}: {seal}\r\n\r\n").as_bytes())?;
+    feed.write_all(body)?;
+    feed.shutdown(Shutdown::Write)?;
+    // What tiny_http refuses it answers by itself and closes; recv() would wait on.
+    thread::spawn(move || {
+        let _ = io::copy(&mut feed, &mut io::sink());
+        server.unblock();
+    });
+    while let Ok(request) = server.recv() {
+        let sealed =
+            |header: &tiny_http::Header| header.field.equiv(SEAL) && header.value == seal.as_str();
+        if request.headers().iter().any(sealed) {
+            return Ok(Some(request));
+        }
+    }
+    Ok(None)
+}
+
+/// 64 bits that no one else can guess: `RandomState` is keyed by the kernel's random numbers.
+fn random() -> String {
+    format!("{:016x}", RandomState::new().hash_one(()))
+}

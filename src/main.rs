@@ -1,0 +1,81 @@
+//! Puts a branch's review app up or takes it down, on one HTTP call.
+//!
+//! systemd accepts a connection and starts this program for it (`Accept=yes`,
+//! systemd.socket(5)). It serves the one request, has `systemctl` do the work, writes
+//! one record to the journal and exits. Each stage is a file:
+//!
+//! connection → request → token → branch → systemctl → answer, and the journal.
+
+mod answer;
+mod branch;
+mod connection;
+mod journal;
+mod request;
+mod systemctl;
+mod token;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use answer::Answer;
+use branch::Branch;
+use connection::Connection;
+use journal::Call;
+use request::Request;
+
+const USAGE: &str = "\
+buildbtw-hook serves one HTTP request on a connection that systemd accepted.
+buildbtw-hook.socket starts it; there is nothing to run by hand. To try it:
+
+    systemctl status buildbtw-hook.socket
+    curl -H \"Authorization: Bearer $TOKEN\" 'http://127.0.0.1:9000/hooks/deploy-branch?branch=BRANCH'
+    journalctl -t buildbtw-hook
+
+Options: --help, --version
+";
+
+fn main() -> ExitCode {
+    let started = Instant::now();
+    match std::env::args_os().nth(1).as_deref().map(|arg| arg.to_str()) {
+        None => {}
+        Some(Some("--help")) => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Some(Some("--version")) => {
+            println!("buildbtw-hook {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some(_) => {
+            eprint!("buildbtw-hook takes no such argument.\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    }
+    // First of all, while there is one thread: listenfd changes the environment.
+    let mut connection = match Connection::from_systemd() {
+        Ok(connection) => connection,
+        Err(error) => {
+            eprint!("buildbtw-hook: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    journal::open();
+
+    let mut call = Call::new(started);
+    let answer = serve(&mut connection, &mut call).unwrap_or_else(|refusal| refusal);
+    let sent = connection.send(&answer);
+    call.record(&answer, &sent);
+    connection.close();
+    ExitCode::SUCCESS
+}
+
+/// One call, from the connection to its answer; whatever refuses it is its answer too.
+fn serve(connection: &mut Connection, call: &mut Call) -> Result<Answer, Answer> {
+    let mut request = Request::new(connection.receive()?);
+    call.caller = request.caller();
+    request.is_for_hooks()?;
+    token::admit(request.authorization()?)?;
+    let hook = call.hook.insert(request.hook()?);
+    let branch = call.branch.insert(Branch::allowed(&request.branch()?)?);
+    systemctl::run(*hook, branch, request.prefers_async())
+}
