@@ -28,7 +28,12 @@ impl Branch {
         }
     }
 
-    fn new(name: &str) -> Result<Self, Answer> {
+    /// The branch of this name, whether or not the host allows it.
+    ///
+    /// # Errors
+    ///
+    /// 400 for what is no slug.
+    pub fn new(name: &str) -> Result<Self, Answer> {
         let slug = slug(name);
         if name == slug && !slug.is_empty() {
             return Ok(Self(slug));

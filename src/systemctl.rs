@@ -5,6 +5,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::io;
 use std::process::{Command, Output};
+use std::slice;
 
 use crate::answer::Answer;
 use crate::branch::Branch;
@@ -27,11 +28,8 @@ pub fn run(hook: Hook, branch: &Branch, queue_only: bool) -> Result<Answer, Answ
         Hook::Deploy => ("restart", "is deployed"),
         Hook::Undeploy => ("stop", "is not deployed any more"),
     };
-    let mut arguments = vec!["--no-ask-password", verb];
-    if queue_only {
-        arguments.push("--no-block");
-    }
-    let output = systemctl(&arguments, &unit);
+    let block: &[&str] = if queue_only { &["--no-block"] } else { &[] };
+    let output = systemctl(verb, block, slice::from_ref(&unit));
     match &output {
         Ok(output) if output.status.success() && queue_only => {
             Ok(Answer::new(202, format!("{verb} of {unit} is queued"))
@@ -47,16 +45,35 @@ pub fn run(hook: Hook, branch: &Branch, queue_only: bool) -> Result<Answer, Answ
     }
 }
 
-/// What went wrong, in systemctl's words and the unit's state.
-fn failure(verb: &str, unit: &str, output: &io::Result<Output>) -> Answer {
+/// Queues a restart of each unit, whether or not systemd takes the others.
+///
+/// # Errors
+///
+/// Fails in systemctl's words when it refuses one.
+pub fn queue_restarts(units: &[String]) -> io::Result<()> {
+    if units.is_empty() {
+        return Ok(());
+    }
+    let output = systemctl("restart", &["--no-block"], units)?;
+    if output.status.success() { Ok(()) } else { Err(io::Error::other(words(&output))) }
+}
+
+/// What went wrong, in systemctl's words, and the unit's state.
+fn failure(verb: &str, unit: &String, output: &io::Result<Output>) -> Answer {
     let words = match output {
-        Ok(output) => format!("{}; {}", output.status, text(&output.stderr)),
+        Ok(output) => words(output),
         Err(error) => format!("systemctl did not run: {error}"),
     };
-    let state = systemctl(&["show", "--property=ActiveState,SubState,Result"], unit)
+    let properties = ["--property=ActiveState,SubState,Result"];
+    let state = systemctl("show", &properties, slice::from_ref(unit))
         .map(|output| text(&output.stdout).replace('\n', " "))
         .unwrap_or_default();
     Answer::new(500, format!("{verb} of {unit} failed: {words}\n{state}"))
+}
+
+/// How systemctl ended, and what it said.
+fn words(output: &Output) -> String {
+    format!("{}; {}", output.status, text(&output.stderr))
 }
 
 fn text(output: &[u8]) -> String {
@@ -64,10 +81,13 @@ fn text(output: &[u8]) -> String {
 }
 
 /// Runs `systemctl` by its name in systemd's own PATH, with nothing else in its environment.
-fn systemctl(arguments: &[&str], unit: &str) -> io::Result<Output> {
+fn systemctl(verb: &str, options: &[&str], units: &[String]) -> io::Result<Output> {
     Command::new("systemctl")
-        .args(arguments)
-        .args(["--", unit])
+        .arg("--no-ask-password")
+        .args(options)
+        .arg(verb)
+        .arg("--")
+        .args(units)
         .env_clear()
         .env("PATH", env::var_os("PATH").as_deref().unwrap_or(OsStr::new("/usr/bin")))
         .output()
