@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use tiny_http::{HTTPVersion, Header, Response};
 
 /// What a caller is told.
+#[derive(Debug)]
 pub struct Answer {
     status: u16,
     text: String,

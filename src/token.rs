@@ -62,3 +62,36 @@ fn is_token68(text: &str) -> bool {
     let text = text.trim_end_matches('=');
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_that_a_client_could_send_is_a_token() {
+        for (file, wanted) in [
+            ("", vec![]),
+            ("\n \n\r\n", vec![]),
+            ("(none)", vec![]),
+            ("two words\n# comment\nschlüssel\n===\n", vec![]),
+            ("one", vec!["one"]),
+            ("one\n\ntwo==\r\n  Th-3._~+/\t\n", vec!["one", "two==", "Th-3._~+/"]),
+        ] {
+            assert_eq!(tokens(file).collect::<Vec<_>>(), wanted, "{file:?}");
+        }
+    }
+
+    #[test]
+    fn only_bearer_credentials_hold_a_token() {
+        for (authorization, token) in [
+            ("Bearer one", Some("one")),
+            ("bearer  one", Some("one")),
+            ("Bearer", None),
+            ("Bearerone", None),
+            ("Basic one", None),
+            ("", None),
+        ] {
+            assert_eq!(bearer(authorization), token, "{authorization:?}");
+        }
+    }
+}
