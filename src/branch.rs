@@ -119,7 +119,7 @@ mod tests {
         ] {
             let refusal = Branch::new(name).unwrap_err();
             assert_eq!(refusal.status(), 400, "{name:?}");
-            let suggested = refusal.text().split_once("slug of it is ").map(|(_, slug)| slug);
+            let suggested = refusal.reason().split_once("slug of it is ").map(|(_, slug)| slug);
             assert_eq!(suggested, hint, "{name:?}");
         }
     }

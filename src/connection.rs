@@ -90,11 +90,9 @@ impl Connection {
         self.unread = message.len() > whole;
         message.truncate(whole);
 
-        let request = parse(&message, head_len).map_err(|error| {
-            log::error!("cannot hand the request to tiny_http: {error}");
-            Answer::new(500, "the hook could not read the request; its journal says why")
-        })?;
-        let request = request.ok_or_else(|| malformed("its head"))?;
+        let request = parse(&message, head_len)
+            .map_err(|error| Answer::fault(format!("cannot pass a request to tiny_http: {error}")))?
+            .ok_or_else(|| malformed("its head"))?;
         self.head_only = *request.method() == Method::Head;
         Ok(request)
     }
@@ -176,17 +174,19 @@ fn end_of_head(message: &[u8], checked: usize) -> Result<Option<usize>, Answer> 
 fn fields(head: &str) -> Result<Vec<(&str, &str)>, Answer> {
     let mut lines = head.trim_end_matches("\r\n").split("\r\n");
     let request_line: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
-    if !matches!(request_line[..], [_, _, "HTTP/1.0" | "HTTP/1.1"]) {
+    let [_, _, version @ ("HTTP/1.0" | "HTTP/1.1")] = request_line[..] else {
         return Err(malformed("its first line"));
+    };
+    let fields: Vec<_> = lines
+        .map(|line| line.split_once(':').filter(|(name, _)| is_token(name)))
+        .map(|field| field.map(|(name, value)| (name, value.trim())))
+        .collect::<Option<_>>()
+        .ok_or_else(|| malformed("a header line"))?;
+    // RFC 9112 section 3.2.
+    match (named(&fields, "Host").count(), version) {
+        (1, _) | (0, "HTTP/1.0") => Ok(fields),
+        _ => Err(malformed("its Host")),
     }
-    lines
-        .map(|line| {
-            let field = line.split_once(':').filter(|(name, _)| is_token(name));
-            field
-                .map(|(name, value)| (name, value.trim()))
-                .ok_or_else(|| malformed("a header line"))
-        })
-        .collect()
 }
 
 /// RFC 9110 section 5.6.2.
@@ -298,18 +298,21 @@ mod tests {
     #[test]
     fn fields_are_names_and_values_after_a_request_line() {
         for (head, wanted) in [
-            ("GET / HTTP/1.1\r\n\r\n", Some(vec![])),
+            ("GET / HTTP/1.0\r\n\r\n", Some(vec![])),
             ("GET / HTTP/1.0\r\nA: b \r\nC:\r\n\r\n", Some(vec![("A", "b"), ("C", "")])),
-            ("GET / HTTP/1.1 \r\n\r\n", None),
-            ("GET  / HTTP/1.1\r\n\r\n", None),
+            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", Some(vec![("host", "x")])),
+            ("GET / HTTP/1.1\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n", None),
+            ("GET / HTTP/1.0 \r\n\r\n", None),
+            ("GET  / HTTP/1.0\r\n\r\n", None),
             ("GET /\r\n\r\n", None),
             ("GET / HTTP/0.9\r\n\r\n", None),
             ("PRI * HTTP/2.0\r\n\r\n", None),
             ("\r\n\r\n", None),
-            ("GET / HTTP/1.1\r\nA : b\r\n\r\n", None),
-            ("GET / HTTP/1.1\r\nA: b\r\n folded: c\r\n\r\n", None),
-            ("GET / HTTP/1.1\r\n: b\r\n\r\n", None),
-            ("GET / HTTP/1.1\r\nA\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\nA : b\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\nA: b\r\n folded: c\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\n: b\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\nA\r\n\r\n", None),
         ] {
             assert_eq!(fields(head).ok(), wanted, "{head:?}");
         }

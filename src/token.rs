@@ -17,10 +17,7 @@ use crate::answer::Answer;
 /// 401 for a wrong token or none. 500 where the host has no usable token; why goes to the
 /// journal, not to the caller.
 pub fn admit(authorization: Option<&str>) -> Result<(), Answer> {
-    let credential = load().map_err(|reason| {
-        log::error!("no one can be let in: {reason}");
-        Answer::new(500, "this host is not set up to let anyone in; its journal says why")
-    })?;
+    let credential = load().map_err(|reason| Answer::fault(format!("no one gets in: {reason}")))?;
     let given = authorization.and_then(bearer).unwrap_or_default();
     // Every token is compared, so that the time does not tell which one came close.
     let known = tokens(&credential)
