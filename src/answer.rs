@@ -5,16 +5,24 @@ use std::io::{self, Write};
 use tiny_http::{HTTPVersion, Header, Response};
 
 /// What a caller is told.
+#[derive(Debug)]
 pub struct Answer {
     status: u16,
     text: String,
     header: Option<(&'static str, &'static str)>,
+    reason: Option<String>,
 }
 
 impl Answer {
     /// An answer with an HTTP status code (RFC 9110 section 15) and a text without its last newline.
     pub fn new(status: u16, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), header: None }
+        Self { status, text: text.into(), header: None, reason: None }
+    }
+
+    /// A 500 for a fault of this host, whose reason is for the journal and not for the caller.
+    pub fn fault(reason: String) -> Self {
+        let text = "this host cannot serve the call; its journal says why";
+        Self { reason: Some(reason), ..Self::new(500, text) }
     }
 
     /// The same answer with a header that its status asks for.
@@ -27,9 +35,9 @@ impl Answer {
         self.status
     }
 
-    /// The text, without its last newline.
-    pub fn text(&self) -> &str {
-        &self.text
+    /// What the journal says: the text, but for a fault its reason.
+    pub fn reason(&self) -> &str {
+        self.reason.as_ref().unwrap_or(&self.text)
     }
 
     /// Writes the answer as HTTP/1.0, which tells any client that the connection ends with it;

@@ -86,3 +86,56 @@ fn slug(name: &str) -> String {
         .collect();
     dashed.trim_matches('-').to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_are_branches() {
+        let longest = "x".repeat(MAX_LEN);
+        for name in ["main", "a", "0", "feature-x", "1-2--3", longest.as_str()] {
+            assert_eq!(Branch::new(name).unwrap().unit(), format!("buildbtw@{name}.service"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_slug_is_refused_with_the_slug_that_gitlab_makes_of_it() {
+        let long = "x".repeat(MAX_LEN + 1);
+        for (name, hint) in [
+            ("", None),
+            ("-", None),
+            ("../..", None),
+            ("\u{0}\n", None),
+            ("-main", Some("main")),
+            ("main-", Some("main")),
+            ("Feature/X", Some("feature-x")),
+            ("feature_x", Some("feature-x")),
+            ("a@b.service", Some("a-b-service")),
+            ("Ärger", Some("rger")),
+            // Ruby's downcase, which GitLab uses, makes a plain k of the Kelvin sign too.
+            ("\u{212a}elvin", Some("kelvin")),
+            (long.as_str(), Some(&long[1..])),
+        ] {
+            let refusal = Branch::new(name).unwrap_err();
+            assert_eq!(refusal.status(), 400, "{name:?}");
+            let suggested = refusal.reason().split_once("slug of it is ").map(|(_, slug)| slug);
+            assert_eq!(suggested, hint, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn only_listed_branches_are_allowed() {
+        for (list, allowed) in [
+            ("main", true),
+            (" next\tmain\n", true),
+            ("", false),
+            ("mainline", false),
+            ("ma in", false),
+            ("main,next", false),
+        ] {
+            let branch = Branch::new("main").unwrap().among(list);
+            assert_eq!(branch.map_err(|refusal| refusal.status()).err(), (!allowed).then_some(403));
+        }
+    }
+}

@@ -90,11 +90,9 @@ impl Connection {
         self.unread = message.len() > whole;
         message.truncate(whole);
 
-        let request = parse(&message, head_len).map_err(|error| {
-            log::error!("cannot hand the request to tiny_http: {error}");
-            Answer::new(500, "the hook could not read the request; its journal says why")
-        })?;
-        let request = request.ok_or_else(|| malformed("its head"))?;
+        let request = parse(&message, head_len)
+            .map_err(|error| Answer::fault(format!("cannot pass a request to tiny_http: {error}")))?
+            .ok_or_else(|| malformed("its head"))?;
         self.head_only = *request.method() == Method::Head;
         Ok(request)
     }
@@ -176,17 +174,19 @@ fn end_of_head(message: &[u8], checked: usize) -> Result<Option<usize>, Answer> 
 fn fields(head: &str) -> Result<Vec<(&str, &str)>, Answer> {
     let mut lines = head.trim_end_matches("\r\n").split("\r\n");
     let request_line: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
-    if !matches!(request_line[..], [_, _, "HTTP/1.0" | "HTTP/1.1"]) {
+    let [_, _, version @ ("HTTP/1.0" | "HTTP/1.1")] = request_line[..] else {
         return Err(malformed("its first line"));
+    };
+    let fields: Vec<_> = lines
+        .map(|line| line.split_once(':').filter(|(name, _)| is_token(name)))
+        .map(|field| field.map(|(name, value)| (name, value.trim())))
+        .collect::<Option<_>>()
+        .ok_or_else(|| malformed("a header line"))?;
+    // RFC 9112 section 3.2.
+    match (named(&fields, "Host").count(), version) {
+        (1, _) | (0, "HTTP/1.0") => Ok(fields),
+        _ => Err(malformed("its Host")),
     }
-    lines
-        .map(|line| {
-            let field = line.split_once(':').filter(|(name, _)| is_token(name));
-            field
-                .map(|(name, value)| (name, value.trim()))
-                .ok_or_else(|| malformed("a header line"))
-        })
-        .collect()
 }
 
 /// RFC 9110 section 5.6.2.
@@ -261,4 +261,76 @@ fn parse(message: &[u8], head_len: usize) -> io::Result<Option<Request>> {
 /// 64 bits that no one else can guess: `RandomState` is keyed by the kernel's random numbers.
 fn random() -> String {
     format!("{:016x}", RandomState::new().hash_one(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status<T>(result: Result<T, Answer>) -> Option<u16> {
+        result.err().map(|refusal| refusal.status())
+    }
+
+    #[test]
+    fn a_head_ends_at_its_first_empty_line() {
+        for (message, end) in [
+            ("", None),
+            ("GET / HTTP/1.1\r\n", None),
+            ("GET / HTTP/1.1\r\n\r", None),
+            ("GET / HTTP/1.1\r\n\r\n", Some(18)),
+            ("GET / HTTP/1.1\r\nA:\tb\r\n\r\n\0body\n", Some(24)),
+        ] {
+            for checked in 0..message.len().min(17) {
+                assert_eq!(end_of_head(message.as_bytes(), checked).ok(), Some(end), "{message:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_of_anything_but_ascii_and_crlf_is_refused() {
+        for message in
+            ["GET /\n", "GET /\rX", "A\0", "\x16\x03\x01", "A: \u{e4}", "\x7f", "A\r\r\n"]
+        {
+            assert_eq!(status(end_of_head(message.as_bytes(), 0)), Some(400), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn fields_are_names_and_values_after_a_request_line() {
+        for (head, wanted) in [
+            ("GET / HTTP/1.0\r\n\r\n", Some(vec![])),
+            ("GET / HTTP/1.0\r\nA: b \r\nC:\r\n\r\n", Some(vec![("A", "b"), ("C", "")])),
+            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", Some(vec![("host", "x")])),
+            ("GET / HTTP/1.1\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n", None),
+            ("GET / HTTP/1.0 \r\n\r\n", None),
+            ("GET  / HTTP/1.0\r\n\r\n", None),
+            ("GET /\r\n\r\n", None),
+            ("GET / HTTP/0.9\r\n\r\n", None),
+            ("PRI * HTTP/2.0\r\n\r\n", None),
+            ("\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\nA : b\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\nA: b\r\n folded: c\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\n: b\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\nA\r\n\r\n", None),
+        ] {
+            assert_eq!(fields(head).ok(), wanted, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_has_one_plain_length() {
+        let fields =
+            |pairs: &[(&'static str, &'static str)]| body_len(pairs).map_err(|r| r.status());
+        assert_eq!(fields(&[("Host", "x")]), Ok(0));
+        assert_eq!(fields(&[("content-LENGTH", "0016384")]), Ok(16384));
+        assert_eq!(fields(&[("Content-Length", "16385")]), Err(413));
+        assert_eq!(fields(&[("Content-Length", "99999999999999999999999")]), Err(413));
+        for wrong in ["", "-1", "+1", "1,1", "1 1", "0x1", "one"] {
+            assert_eq!(fields(&[("Content-Length", wrong)]), Err(400), "{wrong:?}");
+        }
+        assert_eq!(fields(&[("Content-Length", "1"), ("Content-Length", "1")]), Err(400));
+        assert_eq!(fields(&[("Transfer-Encoding", "chunked")]), Err(411));
+        assert_eq!(fields(&[("Content-Length", "1"), ("transfer-encoding", "x")]), Err(411));
+    }
 }

@@ -53,7 +53,7 @@ pub fn restore() -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         match Branch::new(&entry?.file_name().to_string_lossy()) {
             Ok(branch) => units.push(branch.unit()),
-            Err(refusal) => log::warn!("not restored: {}", refusal.text()),
+            Err(refusal) => log::warn!("not restored: {}", refusal.reason()),
         }
     }
     log::info!("restoring {} deployed branches", units.len());

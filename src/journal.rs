@@ -66,7 +66,7 @@ impl Call {
             self.caller,
         );
         if answer.status() >= 400 {
-            let _ = write!(message, ": {}", answer.text().replace('\n', "; "));
+            let _ = write!(message, ": {}", answer.reason().replace('\n', "; "));
         }
         if let Err(error) = sent {
             let _ = write!(message, " (the caller did not wait for it: {error})");

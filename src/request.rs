@@ -151,3 +151,49 @@ impl Request {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tiny_http::{Header, TestRequest};
+
+    fn request(method: Method, path: &str, headers: &[&str], body: &'static str) -> Request {
+        let request = TestRequest::new().with_method(method).with_path(path).with_body(body);
+        let headers = headers.iter().map(|header| header.parse::<Header>().unwrap());
+        Request::new(headers.fold(request, TestRequest::with_header).into())
+    }
+
+    #[test]
+    fn a_branch_is_in_the_query_or_in_the_form_of_a_post() {
+        let form = "Content-Type: Application/x-www-form-urlencoded; charset=utf-8";
+        for (method, path, headers, body, wanted) in [
+            (Method::Get, "/?branch=a", vec![], "", Ok("a")),
+            (Method::Get, "/?image-tag=a&x=y", vec![], "", Ok("a")),
+            (Method::Post, "/", vec![form], "branch=a%2Fb", Ok("a/b")),
+            (Method::Post, "/?branch=a", vec!["Content-Type: application/json"], "{}", Ok("a")),
+            (Method::Get, "/", vec![form], "branch=a", Err(400)),
+            (Method::Post, "/", vec![], "branch=a", Err(400)),
+            (Method::Post, "/?branch=a", vec![form], "branch=a", Err(400)),
+            (Method::Get, "/?branch=a&image-tag=a", vec![], "", Err(400)),
+            (Method::Get, "/?branch=a?branch=b", vec![], "", Ok("a?branch=b")),
+            (Method::Get, "/?Branch=a", vec![], "", Err(400)),
+            (Method::Get, "/", vec![], "", Err(400)),
+        ] {
+            let branch = request(method, path, &headers, body).branch();
+            assert_eq!(branch.as_deref().map_err(Answer::status), wanted, "{path} {body}");
+        }
+    }
+
+    #[test]
+    fn respond_async_is_one_preference_among_others() {
+        for (prefer, wanted) in [
+            ("respond-async", true),
+            ("wait=10, Respond-Async ;x=y", true),
+            ("respond-asynchronously", false),
+            ("wait=respond-async", false),
+        ] {
+            let request = request(Method::Get, "/", &[&format!("Prefer: {prefer}")], "");
+            assert_eq!(request.prefers_async(), wanted, "{prefer}");
+        }
+    }
+}

@@ -17,10 +17,7 @@ use crate::answer::Answer;
 /// 401 for a wrong token or none. 500 where the host has no usable token; why goes to the
 /// journal, not to the caller.
 pub fn admit(authorization: Option<&str>) -> Result<(), Answer> {
-    let credential = load().map_err(|reason| {
-        log::error!("no one can be let in: {reason}");
-        Answer::new(500, "this host is not set up to let anyone in; its journal says why")
-    })?;
+    let credential = load().map_err(|reason| Answer::fault(format!("no one gets in: {reason}")))?;
     let given = authorization.and_then(bearer).unwrap_or_default();
     // Every token is compared, so that the time does not tell which one came close.
     let known = tokens(&credential)
@@ -61,4 +58,37 @@ fn bearer(authorization: &str) -> Option<&str> {
 fn is_token68(text: &str) -> bool {
     let text = text.trim_end_matches('=');
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_that_a_client_could_send_is_a_token() {
+        for (file, wanted) in [
+            ("", vec![]),
+            ("\n \n\r\n", vec![]),
+            ("(none)", vec![]),
+            ("two words\n# comment\nschlüssel\n===\n", vec![]),
+            ("one", vec!["one"]),
+            ("one\n\ntwo==\r\n  Th-3._~+/\t\n", vec!["one", "two==", "Th-3._~+/"]),
+        ] {
+            assert_eq!(tokens(file).collect::<Vec<_>>(), wanted, "{file:?}");
+        }
+    }
+
+    #[test]
+    fn only_bearer_credentials_hold_a_token() {
+        for (authorization, token) in [
+            ("Bearer one", Some("one")),
+            ("bearer  one", Some("one")),
+            ("Bearer", None),
+            ("Bearerone", None),
+            ("Basic one", None),
+            ("", None),
+        ] {
+            assert_eq!(bearer(authorization), token, "{authorization:?}");
+        }
+    }
 }

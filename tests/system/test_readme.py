@@ -1,0 +1,83 @@
+"""The README's commands do what it says, read from its own text."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import host
+
+README = Path("README.md").read_text()
+# The blocks in ```sh NAME fences; what is not run here is run by tests/machine itself.
+BLOCKS = dict(re.findall(r"^```sh (\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
+NOT_RUN_HERE = {"build", "developer"}
+
+
+def run_block(name):
+    """Each line of a block as a shell would run it, with its output; all must succeed."""
+    outputs = []
+    for line in BLOCKS[name].splitlines():
+        result = host.run("bash", "-c", f"TOKEN={host.token()}; {line}")
+        assert result.returncode == 0, f"{line}\n{result.stdout}"
+        outputs.append(result.stdout)
+    return outputs
+
+
+def test_every_command_of_the_readme_is_run_by_a_test():
+    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(BLOCKS)
+    assert BLOCKS.keys() == NOT_RUN_HERE | {"install", "try", "debug", "configure"}
+
+
+def test_the_developers_commands_exist():
+    usage = host.run("tests/machine", "--help").stdout
+    for line in BLOCKS["developer"].splitlines():
+        assert line in usage
+
+
+def test_install():
+    (output,) = run_block("install")
+    curl = output.splitlines()[-1]
+    assert curl.startswith("curl ")
+    answer = host.run("bash", "-c", curl).stdout
+    assert "branch main is deployed" in answer
+    host.undeploy("main")
+
+
+def test_try():
+    deployed, status, undeployed, journal = run_block("try")
+    assert "branch feature-x is deployed" in deployed
+    assert "active (running)" in status
+    assert "branch feature-x is not deployed any more" in undeployed
+    assert "deploy-branch feature-x: 200" in journal
+
+
+def test_debug():
+    deployed, undeployed, records, chosen, as_json, instance, units, socket = run_block("debug")
+    assert deployed.startswith("HTTP/1.0 200 OK")
+    assert undeployed.startswith("HTTP/1.0 200 OK")
+    assert "undeploy-branch feature-x: 200" in records
+    assert "deploy-branch feature-x: 200" in chosen
+    assert '"HTTP_STATUS":"200"' in as_json
+    assert "buildbtw@feature-x.service" in instance
+    assert "buildbtw@" not in units
+    assert "active (listening)" in socket
+
+
+@pytest.fixture
+def without_drop_ins():
+    yield
+    for unit in ("buildbtw-hook.socket", "buildbtw-hook@.service"):
+        Path(f"/etc/systemd/system/{unit}.d/local.conf").unlink(missing_ok=True)
+    host.systemctl("daemon-reload")
+    host.systemctl("restart", "buildbtw-hook.socket")
+
+
+@pytest.mark.usefixtures("without_drop_ins")
+def test_configure():
+    run_block("configure")
+    assert "/run/buildbtw-hook.sock" in host.systemctl("show", "--property=Listen", "buildbtw-hook.socket")
+    assert host.deploy("feature-x").status == 200
+    assert host.undeploy("feature-x").status == 200
+    assert host.deploy("feature-y").status == 403
+    for unit in ("buildbtw-hook.socket", "buildbtw-hook@test.service"):
+        assert host.run("systemd-analyze", "verify", unit).stdout == ""
