@@ -58,3 +58,8 @@ impl Answer {
             .raw_print(out, HTTPVersion(1, 0), &[], head_only, None)
     }
 }
+
+/// A client's words, quoted, escaped and cut to a length that a record can hold.
+pub fn quote(words: &str) -> String {
+    format!("{:?}", words.chars().take(128).collect::<String>())
+}

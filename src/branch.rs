@@ -3,7 +3,7 @@
 use std::env;
 use std::fmt;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, quote};
 
 /// Longest slug, in bytes: what a DNS label holds (RFC 1035 section 2.3.4).
 const MAX_LEN: usize = 63;
@@ -43,12 +43,12 @@ impl Branch {
         } else {
             format!("; GitLab's slug of it is {slug}")
         };
-        let name: String = name.chars().take(2 * MAX_LEN).collect();
         Err(Answer::new(
             400,
             format!(
-                "branch {name:?} is no slug: send CI_COMMIT_REF_SLUG, \
-             1 to {MAX_LEN} of 0-9 a-z -, no - at either end{hint}"
+                "branch {} is no slug: send CI_COMMIT_REF_SLUG, \
+                 1 to {MAX_LEN} of 0-9 a-z -, no - at either end{hint}",
+                quote(name)
             ),
         ))
     }

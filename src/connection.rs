@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
-use tiny_http::{Method, Request, Server};
+use tiny_http::{Request, Server};
 
 use crate::answer::Answer;
 
@@ -71,17 +71,18 @@ impl Connection {
         let mut checked = 0;
         let head_len = loop {
             self.read_more(&mut message)?;
+            self.head_only = message.starts_with(b"HEAD ");
             match end_of_head(&message, checked)? {
                 Some(end) if end <= MAX_HEAD => break end,
                 None if message.len() <= MAX_HEAD => checked = message.len(),
                 _ => return Err(Answer::new(431, format!("the head is over {MAX_HEAD} bytes"))),
             }
         };
-        let head = String::from_utf8_lossy(&message[..head_len]);
-        let fields = fields(&head)?;
-        let whole = head_len + body_len(&fields)?;
-        if named(&fields, "Expect").next().is_some() && message.len() < whole {
-            // RFC 9110 section 10.1.1; a client that has gone is found out by the next read.
+        let text = String::from_utf8_lossy(&message[..head_len]);
+        let head = Head::parse(&text)?;
+        let whole = head_len + head.body_len()?;
+        if head.expects_continue()? && message.len() < whole {
+            // A client that has gone is found out by the next read.
             let _ = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         while message.len() < whole {
@@ -89,12 +90,9 @@ impl Connection {
         }
         self.unread = message.len() > whole;
         message.truncate(whole);
-
-        let request = parse(&message, head_len)
+        parse(&message, head_len)
             .map_err(|error| Answer::fault(format!("cannot pass a request to tiny_http: {error}")))?
-            .ok_or_else(|| malformed("its head"))?;
-        self.head_only = *request.method() == Method::Head;
-        Ok(request)
+            .ok_or_else(|| malformed("its head"))
     }
 
     /// Appends what arrives next, in the time that is left.
@@ -132,16 +130,14 @@ impl Connection {
     }
 
     /// Closes the connection. Unread input would make that a reset, which can destroy the
-    /// answer on its way (RFC 9112 section 9.6), so what a refused client still sends is
-    /// read and dropped, for a while.
+    /// answer on its way (RFC 9112 section 9.6), so what has come is read and dropped, and what
+    /// a refused client still sends, for a while.
     pub fn close(mut self) {
+        let _ = self.stream.set_nonblocking(!self.unread);
+        let _ = self.stream.set_read_timeout(Some(LINGER));
         let end = Instant::now() + LINGER;
         let mut buffer = [0; 4096];
-        while self.unread {
-            let left = end.saturating_duration_since(Instant::now());
-            self.unread = self.stream.set_read_timeout(Some(left)).is_ok()
-                && self.stream.read(&mut buffer).is_ok_and(|n| n > 0);
-        }
+        while Instant::now() < end && self.stream.read(&mut buffer).is_ok_and(|n| n > 0) {}
     }
 }
 
@@ -169,23 +165,72 @@ fn end_of_head(message: &[u8], checked: usize) -> Result<Option<usize>, Answer> 
     Ok(None)
 }
 
-/// The head's fields, name and value. `tiny_http` lets pass a request line with more than its
-/// three words, and a folded line as a field of its own.
-fn fields(head: &str) -> Result<Vec<(&str, &str)>, Answer> {
-    let mut lines = head.trim_end_matches("\r\n").split("\r\n");
-    let request_line: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
-    let [_, _, version @ ("HTTP/1.0" | "HTTP/1.1")] = request_line[..] else {
-        return Err(malformed("its first line"));
-    };
-    let fields: Vec<_> = lines
-        .map(|line| line.split_once(':').filter(|(name, _)| is_token(name)))
-        .map(|field| field.map(|(name, value)| (name, value.trim())))
-        .collect::<Option<_>>()
-        .ok_or_else(|| malformed("a header line"))?;
-    // RFC 9112 section 3.2.
-    match (named(&fields, "Host").count(), version) {
-        (1, _) | (0, "HTTP/1.0") => Ok(fields),
-        _ => Err(malformed("its Host")),
+/// A request line and fields, as far as they frame the message. `tiny_http` lets pass a request
+/// line of more than three words, and a folded line as a field of its own.
+struct Head<'a> {
+    version: &'a str,
+    fields: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Head<'a> {
+    fn parse(text: &'a str) -> Result<Self, Answer> {
+        let mut lines = text.trim_end_matches("\r\n").split("\r\n");
+        let request_line: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
+        let version = match request_line[..] {
+            [method, target, version @ ("HTTP/1.0" | "HTTP/1.1")]
+                if is_token(method) && !target.is_empty() =>
+            {
+                version
+            }
+            _ => return Err(malformed("its first line")),
+        };
+        let fields = lines
+            .map(|line| line.split_once(':').filter(|(name, _)| is_token(name)))
+            .map(|field| field.map(|(name, value)| (name, value.trim())))
+            .collect::<Option<_>>()
+            .ok_or_else(|| malformed("a header line"))?;
+        let head = Self { version, fields };
+        // RFC 9112 section 3.2.
+        match (head.values("Host").count(), version) {
+            (1, _) | (0, "HTTP/1.0") => Ok(head),
+            _ => Err(malformed("its Host")),
+        }
+    }
+
+    /// The values of all fields of one name.
+    fn values(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.fields
+            .iter()
+            .filter(move |field| field.0.eq_ignore_ascii_case(name))
+            .map(|field| field.1)
+    }
+
+    /// The body's length in bytes: one `Content-Length` or none (RFC 9112 section 6.3).
+    fn body_len(&self) -> Result<usize, Answer> {
+        if self.values("Transfer-Encoding").next().is_some() {
+            return Err(Answer::new(411, "send a Content-Length and no Transfer-Encoding"));
+        }
+        let mut lengths = self.values("Content-Length");
+        let digits = match (lengths.next(), lengths.next()) {
+            (None, _) => "0",
+            (Some(digits), None) => digits,
+            _ => "",
+        };
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(malformed("its Content-Length"));
+        }
+        // Digits that do not fit the type are too many bytes all the same.
+        let len = digits.parse().ok().filter(|&len| len <= MAX_BODY);
+        len.ok_or_else(|| Answer::new(413, format!("the body is over {MAX_BODY} bytes")))
+    }
+
+    /// Whether the client waits for a word before it sends the body (RFC 9110 section 10.1.1).
+    fn expects_continue(&self) -> Result<bool, Answer> {
+        let mut expectations = self.values("Expect");
+        if expectations.any(|value| !value.eq_ignore_ascii_case("100-continue")) {
+            return Err(malformed("its Expect"));
+        }
+        Ok(self.version != "HTTP/1.0" && self.values("Expect").next().is_some())
     }
 }
 
@@ -193,36 +238,6 @@ fn fields(head: &str) -> Result<Vec<(&str, &str)>, Answer> {
 fn is_token(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-}
-
-/// The values of all fields of one name.
-fn named<'a>(fields: &[(&str, &'a str)], name: &str) -> impl Iterator<Item = &'a str> {
-    fields.iter().filter(move |field| field.0.eq_ignore_ascii_case(name)).map(|field| field.1)
-}
-
-/// The body's length in bytes: one `Content-Length` or none (RFC 9112 section 6.3).
-fn body_len(fields: &[(&str, &str)]) -> Result<usize, Answer> {
-    if named(fields, "Transfer-Encoding").next().is_some() {
-        return Err(Answer::new(
-            411,
-            "send the body with a Content-Length, without Transfer-Encoding",
-        ));
-    }
-    let mut lengths = named(fields, "Content-Length");
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Ok(0),
-        (Some(digits), None)
-            if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) =>
-        {
-            // Digits that do not fit the type are too many bytes all the same.
-            digits
-                .parse()
-                .ok()
-                .filter(|&len| len <= MAX_BODY)
-                .ok_or_else(|| Answer::new(413, format!("the body is over {MAX_BODY} bytes")))
-        }
-        _ => Err(malformed("its Content-Length")),
-    }
 }
 
 /// Has `tiny_http` parse a whole message; `None` is its refusal.
@@ -239,9 +254,11 @@ fn parse(message: &[u8], head_len: usize) -> io::Result<Option<Request>> {
 
     let seal = random();
     let (head, body) = message.split_at(head_len);
-    feed.write_all(&head[..head_len - 2])?;
-    feed.write_all(format!("{SEAL}: {seal}\r\n\r\n").as_bytes())?;
-    feed.write_all(body)?;
+    let mut sealed = head[..head_len - 2].to_vec();
+    sealed.extend_from_slice(format!("{SEAL}: {seal}\r\n\r\n").as_bytes());
+    sealed.extend_from_slice(body);
+    // One write, before anyone can close the other end: it fits the socket's buffer.
+    feed.write_all(&sealed)?;
     feed.shutdown(Shutdown::Write)?;
     // What tiny_http refuses it answers by itself and closes; recv() would wait on.
     thread::spawn(move || {
@@ -296,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_names_and_values_after_a_request_line() {
+    fn a_head_is_a_request_line_and_fields() {
         for (head, wanted) in [
             ("GET / HTTP/1.0\r\n\r\n", Some(vec![])),
             ("GET / HTTP/1.0\r\nA: b \r\nC:\r\n\r\n", Some(vec![("A", "b"), ("C", "")])),
@@ -305,6 +322,8 @@ mod tests {
             ("GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n", None),
             ("GET / HTTP/1.0 \r\n\r\n", None),
             ("GET  / HTTP/1.0\r\n\r\n", None),
+            ("GET  HTTP/1.0\r\n\r\n", None),
+            (" / HTTP/1.0\r\n\r\n", None),
             ("GET /\r\n\r\n", None),
             ("GET / HTTP/0.9\r\n\r\n", None),
             ("PRI * HTTP/2.0\r\n\r\n", None),
@@ -314,23 +333,39 @@ mod tests {
             ("GET / HTTP/1.0\r\n: b\r\n\r\n", None),
             ("GET / HTTP/1.0\r\nA\r\n\r\n", None),
         ] {
-            assert_eq!(fields(head).ok(), wanted, "{head:?}");
+            assert_eq!(Head::parse(head).ok().map(|head| head.fields), wanted, "{head:?}");
         }
+    }
+
+    fn head(version: &'static str, fields: &[(&'static str, &'static str)]) -> Head<'static> {
+        Head { version, fields: fields.to_vec() }
     }
 
     #[test]
     fn a_body_has_one_plain_length() {
-        let fields =
-            |pairs: &[(&'static str, &'static str)]| body_len(pairs).map_err(|r| r.status());
-        assert_eq!(fields(&[("Host", "x")]), Ok(0));
-        assert_eq!(fields(&[("content-LENGTH", "0016384")]), Ok(16384));
-        assert_eq!(fields(&[("Content-Length", "16385")]), Err(413));
-        assert_eq!(fields(&[("Content-Length", "99999999999999999999999")]), Err(413));
+        let len =
+            |fields: &[_]| head("HTTP/1.1", fields).body_len().map_err(|refusal| refusal.status());
+        assert_eq!(len(&[("Host", "x")]), Ok(0));
+        assert_eq!(len(&[("content-LENGTH", "0016384")]), Ok(16384));
+        assert_eq!(len(&[("Content-Length", "16385")]), Err(413));
+        assert_eq!(len(&[("Content-Length", "99999999999999999999999")]), Err(413));
         for wrong in ["", "-1", "+1", "1,1", "1 1", "0x1", "one"] {
-            assert_eq!(fields(&[("Content-Length", wrong)]), Err(400), "{wrong:?}");
+            assert_eq!(len(&[("Content-Length", wrong)]), Err(400), "{wrong:?}");
         }
-        assert_eq!(fields(&[("Content-Length", "1"), ("Content-Length", "1")]), Err(400));
-        assert_eq!(fields(&[("Transfer-Encoding", "chunked")]), Err(411));
-        assert_eq!(fields(&[("Content-Length", "1"), ("transfer-encoding", "x")]), Err(411));
+        assert_eq!(len(&[("Content-Length", "1"), ("Content-Length", "1")]), Err(400));
+        assert_eq!(len(&[("Transfer-Encoding", "chunked")]), Err(411));
+        assert_eq!(len(&[("Content-Length", "1"), ("transfer-encoding", "x")]), Err(411));
+    }
+
+    #[test]
+    fn only_http_1_1_can_expect_100_continue() {
+        for (version, expect, wanted) in [
+            ("HTTP/1.1", "100-Continue", Some(true)),
+            ("HTTP/1.0", "100-continue", Some(false)),
+            ("HTTP/1.1", "200-ok", None),
+        ] {
+            assert_eq!(head(version, &[("Expect", expect)]).expects_continue().ok(), wanted);
+        }
+        assert_eq!(head("HTTP/1.1", &[]).expects_continue().ok(), Some(false));
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tiny_http::Method;
 
-use crate::answer::Answer;
+use crate::answer::{Answer, quote};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -76,8 +76,11 @@ impl Request {
             .ok_or_else(|| self.not_found())?;
         match self.0.method() {
             Method::Get | Method::Post => Ok(hook),
-            other => Err(Answer::new(405, format!("{other} is not for hooks: send GET or POST"))
-                .with("Allow", "GET, POST")),
+            other => {
+                let method = quote(other.as_str());
+                Err(Answer::new(405, format!("{method} is not for hooks: send GET or POST"))
+                    .with("Allow", "GET, POST"))
+            }
         }
     }
 
@@ -145,8 +148,8 @@ impl Request {
         Answer::new(
             404,
             format!(
-                "nothing at {:?}: there are /hooks/deploy-branch and /hooks/undeploy-branch",
-                self.path()
+                "nothing at {}: there are /hooks/deploy-branch and /hooks/undeploy-branch",
+                quote(self.path())
             ),
         )
     }

@@ -68,12 +68,12 @@ fn failure(verb: &str, unit: &String, output: &io::Result<Output>) -> Answer {
     let state = systemctl("show", &properties, slice::from_ref(unit))
         .map(|output| text(&output.stdout).replace('\n', " "))
         .unwrap_or_default();
-    Answer::new(500, format!("{verb} of {unit} failed: {words}\n{state}"))
+    Answer::new(500, format!("{verb} of {unit} failed: {words}\n{state}").trim_end())
 }
 
 /// How systemctl ended, and what it said.
 fn words(output: &Output) -> String {
-    format!("{}; {}", output.status, text(&output.stderr))
+    format!("{}: {}", output.status, text(&output.stderr)).trim_end_matches(": ").to_owned()
 }
 
 fn text(output: &[u8]) -> String {

@@ -35,8 +35,9 @@ fn load() -> Result<String, String> {
     let directory = env::var_os("CREDENTIALS_DIRECTORY")
         .ok_or("CREDENTIALS_DIRECTORY is not set: the service needs LoadCredential=token:FILE")?;
     let file = PathBuf::from(directory).join("token");
-    let text = fs::read_to_string(&file)
-        .map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let text =
+        fs::read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let text = String::from_utf8_lossy(&text).into_owned();
     if tokens(&text).next().is_none() {
         return Err("the token file is missing, or no line of it is a token".to_owned());
     }
