@@ -24,7 +24,7 @@ def run_block(name):
 
 
 def test_every_command_of_the_readme_is_run_by_a_test():
-    assert len(re.findall(r"^```\w", README, re.MULTILINE)) == len(BLOCKS)
+    assert len(re.findall(r"^```sh", README, re.MULTILINE)) == len(BLOCKS)
     assert BLOCKS.keys() == NOT_RUN_HERE | {"install", "try", "debug", "configure"}
 
 
