@@ -8,16 +8,17 @@ import pytest
 import host
 
 README = Path("README.md").read_text()
-# The blocks in ```sh NAME fences; what is not run here is run by tests/machine itself.
+# The blocks in ```sh NAME fences; what is not run here is run by tests/machine and tests/hosts.
 BLOCKS = dict(re.findall(r"^```sh (\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
-NOT_RUN_HERE = {"build", "developer"}
+NOT_RUN_HERE = {"build", "developer", "hosts", "redeploy"}
 
 
 def run_block(name):
     """Each line of a block as a shell would run it, with its output; all must succeed."""
     outputs = []
     for line in BLOCKS[name].splitlines():
-        result = host.run("bash", "-c", f"TOKEN={host.token()}; {line}")
+        variables = f"HOST=http://127.0.0.1:9000 TOKEN={host.token()}"
+        result = host.run("bash", "-c", f"{variables}; {line}")
         assert result.returncode == 0, f"{line}\n{result.stdout}"
         outputs.append(result.stdout)
     return outputs
@@ -40,7 +41,7 @@ def test_install():
     assert curl.startswith("curl ")
     answer = host.run("bash", "-c", curl).stdout
     assert "branch main is deployed" in answer
-    host.undeploy("main")
+    assert host.undeploy("main").status == 200
 
 
 def test_try():
