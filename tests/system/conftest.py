@@ -1,0 +1,90 @@
+"""The fixtures of the tests that run in the machine."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import host
+
+
+def pytest_sessionstart(session):
+    """These tests uninstall, stop and overwrite: not on anyone's host."""
+    detected = subprocess.run(["systemd-detect-virt", "--container"], capture_output=True)
+    if detected.stdout.strip() != b"systemd-nspawn" or not Path("/src/tests/machine").exists():
+        pytest.exit("these tests run in the test machine: tests/machine test", returncode=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def throttle(request):
+    """The socket's throttle is for bursts; to calls one after another it only adds time."""
+    if request.module.__name__ == "test_burst":
+        yield
+        return
+    with host.drop_in("buildbtw-hook.socket", "[Socket]\nPollLimitIntervalSec=0\n"):
+        host.systemctl("restart", "buildbtw-hook.socket")
+        yield
+    host.systemctl("restart", "buildbtw-hook.socket")
+
+
+@pytest.fixture(scope="session")
+def bus():
+    """The system bus."""
+    bus = host.Bus()
+    yield bus
+    bus.close()
+
+
+@pytest.fixture
+def jobs(bus):
+    """Tells which jobs were asked for since the test began or the last look."""
+    bus.jobs()
+    return bus.jobs
+
+
+@pytest.fixture
+def journal():
+    """The journal since the test began."""
+    host.idle()
+    return host.Journal()
+
+
+@pytest.fixture
+def token_file():
+    """The host's token file, put back as it was, whatever a test made of it."""
+    file, kept = host.TOKEN_FILE, host.TOKEN_FILE.read_bytes()
+    yield file
+    if file.is_dir():
+        shutil.rmtree(file)
+    file.write_bytes(kept)
+    file.chmod(0o600)
+
+
+@pytest.fixture
+def no_template():
+    """The host without the template of its branches."""
+    away = Path("/run/template")
+    shutil.move(host.TEMPLATE, away)
+    host.systemctl("daemon-reload")
+    yield
+    shutil.move(away, host.TEMPLATE)
+    host.systemctl("daemon-reload")
+
+
+@pytest.fixture(scope="module")
+def feature_x():
+    """The branch feature-x, deployed for the whole module."""
+    assert host.deploy("feature-x").status == 200
+    yield "feature-x"
+    assert host.undeploy("feature-x").status == 200
+
+
+@pytest.fixture(autouse=True)
+def sound_host(request):
+    """No test, whatever it sends, may leave the host degraded or a unit behind."""
+    yield
+    host.idle()
+    if "feature_x" not in request.fixturenames:
+        host.forget_branches()
+    assert host.host_state() == "running", host.systemctl("--failed")

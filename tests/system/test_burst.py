@@ -1,0 +1,134 @@
+"""Many calls at once, and many callers that never finish: none is lost, and none is in the way."""
+
+import itertools
+import time
+from collections import Counter
+
+import host
+
+MANY = 200
+HANGING = 60
+ARRIVAL_MS = 10000
+
+
+def authorised(path):
+    """The bytes of a proper call."""
+    return host.request(path, credentials=host.token())
+
+
+def lost_or_not(made):
+    """A call whose failure is a result like any other."""
+
+    def tried():
+        try:
+            return made()
+        except Exception as error:
+            return repr(error)
+
+    return tried
+
+
+def calling(transport, path):
+    """A call whose result is its answer's status."""
+    message = authorised(path)
+    return lost_or_not(lambda: host.exchange(transport, message).status)
+
+
+def settled():
+    """The host after a burst: nothing of it is left, and the next call is answered."""
+    host.idle()
+    assert host.host_state() == "running"
+    assert host.unit("buildbtw-hook.socket", "ActiveState", "Result", "NRefused") == {
+        "ActiveState": "active",
+        "Result": "success",
+        "NRefused": "0",
+    }
+    assert host.undeploy("never", transport="tcp").status == 200
+    assert host.undeploy("never", transport="unix").status == 200
+
+
+def test_many_calls_at_once(journal):
+    calls = [
+        calling("tcp", f"/hooks/undeploy-branch?branch=never-{number}") for number in range(MANY)
+    ]
+    assert Counter(host.at_once(*calls)) == {200: MANY}
+    settled()
+    branches = {record.get("BUILDBTW_BRANCH") for record in journal.calls()}
+    assert branches == {f"never-{number}" for number in range(MANY)} | {"never"}
+
+
+def test_deployments_in_the_midst_of_many_calls():
+    branches = [f"b{number}" for number in range(5)]
+    host.push(*branches)
+    # Every branch twice, one call in twenty.
+    deployments = itertools.cycle(f"/hooks/deploy-branch?branch={branch}" for branch in branches)
+    calls = []
+    for number in range(MANY):
+        path = f"/hooks/undeploy-branch?branch=never-{number}"
+        path = next(deployments) if number % 20 == 0 else path
+        calls.append(calling(host.TRANSPORTS[number % 2], path))
+    assert Counter(host.at_once(*calls)) == {200: MANY}
+    assert {branch: host.state(branch) for branch in branches} == dict.fromkeys(branches, "active")
+    assert host.noted() == branches
+    settled()
+
+
+def hanging(transport, sent):
+    """A caller that sends a part of `sent` a second; its result is its answer's status."""
+
+    def made():
+        with host.connect(transport) as connection:
+            connection.settimeout(1)
+            for byte in sent:
+                try:
+                    first = connection.recv(1)
+                except TimeoutError:
+                    connection.sendall(byte)
+                else:
+                    connection.settimeout(10)
+                    return host.Answer.parse(first + host.rest_of(connection)).status
+        return "never answered"
+
+    return lost_or_not(made)
+
+
+def test_callers_that_never_finish(journal):
+    message = authorised("/hooks/deploy-branch?branch=feature-x")
+    slow = [message[at : at + 1] for at in range(90)]
+    silent = len(slow) * [b""]
+    never_finish = [hanging("tcp", silent) for _ in range(HANGING)]
+    never_finish += [hanging("unix", slow) for _ in range(HANGING)]
+
+    def proper(transport):
+        def made():
+            host.until(lambda: len(host.processes()) > 5, 30)
+            start = time.monotonic()
+            status = host.deploy("main", transport=transport).status
+            return status, time.monotonic() - start
+
+        return made
+
+    *ends, over_tcp, over_unix = host.at_once(*never_finish, proper("tcp"), proper("unix"))
+    assert Counter(ends) == {408: 2 * HANGING}
+    assert [over_tcp[0], over_unix[0]] == [200, 200]
+    durations = [
+        int(record["BUILDBTW_DURATION_MS"])
+        for record in journal.calls()
+        if record["HTTP_STATUS"] == "408"
+    ]
+    assert len(durations) == 2 * HANGING
+    assert min(durations) >= ARRIVAL_MS
+    assert max(durations) < ARRIVAL_MS + 1000
+    settled()
+
+
+def test_a_message_that_lacks_its_last_byte():
+    message = authorised("/hooks/deploy-branch?branch=feature-x")[:-1]
+    start = time.monotonic()
+    answers = host.at_once(
+        lambda: host.exchange("tcp", message), lambda: host.exchange("unix", message)
+    )
+    assert [answer.status for answer in answers] == [408, 408]
+    assert {answer.text for answer in answers} == {"no whole request within 10 s\n"}
+    assert time.monotonic() - start >= ARRIVAL_MS / 1000
+    assert host.state("feature-x") == "inactive"

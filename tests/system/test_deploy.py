@@ -1,0 +1,250 @@
+"""Branches go up and down: what each caller is told, and what then runs."""
+
+import time
+
+import pytest
+
+import host
+from host import deploy, over_both, undeploy
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images():
+    """A container that ends with an error at once, beside the ones that the machine has."""
+    host.push("dies", command="exit 3")
+
+
+def outcome(branch):
+    """What systemd knows of a branch's unit."""
+    return host.unit(f"buildbtw@{branch}.service", "ActiveState", "Result", "LoadState")
+
+
+# --- One at a time
+
+
+@over_both
+def test_deploy_redeploy_undeploy(transport):
+    assert deploy("feature-x", transport=transport).status == 200
+    assert host.state("feature-x") == "active"
+    first = host.container("feature-x")
+    assert host.noted() == ["feature-x"]
+
+    assert deploy("feature-x", transport=transport).status == 200
+    again = host.container("feature-x")
+    assert again[0] != first[0], "the container is a new one"
+    assert again[1] == first[1], "the image is the same"
+
+    answer = undeploy("feature-x", transport=transport)
+    assert answer.status == 200
+    assert "feature-x is not deployed any more" in answer.text
+    assert host.state("feature-x") == "inactive"
+    assert host.run("podman", "ps", "--all", "--quiet").stdout == ""
+    assert host.noted() == []
+
+    assert undeploy("feature-x", transport=transport).status == 200
+    assert host.state("feature-x") == "inactive"
+
+
+def test_redeploy_runs_the_newer_image():
+    assert deploy("main").status == 200
+    before = host.container("main")
+    host.push(
+        "main", command="touch /newer /up; trap 'exit 0' TERM; while :; do sleep 1 & wait; done"
+    )
+    assert host.container("main") == before, "a push alone changes nothing"
+    assert deploy("main").status == 200
+    assert host.container("main")[1] != before[1]
+    newer = host.run("podman", "exec", "buildbtw-main", "busybox", "ls", "/newer")
+    assert newer.stdout == "/newer\n"
+
+
+@over_both
+def test_undeploy_of_what_never_was(transport):
+    answer = undeploy("never", transport=transport)
+    assert answer.status == 200
+    assert "branch never" in answer.text
+    assert outcome("never") == {
+        "ActiveState": "inactive",
+        "Result": "success",
+        "LoadState": "loaded",
+    }
+
+
+@over_both
+@pytest.mark.parametrize("branch", ["nosuch", "dies"])
+def test_deploy_that_fails(transport, branch):
+    answer = deploy(branch, transport=transport)
+    assert answer.status == 500
+    assert f"restart of buildbtw@{branch}.service failed" in answer.text
+    assert "Job for" in answer.text, "systemctl's words"
+    assert "Result=exit-code" in answer.text, "what systemd knows"
+    # Restart=on-failure: the template may be about to try again.
+    assert host.state(branch) in ("activating", "failed")
+    assert host.noted() == []
+    assert undeploy(branch, transport=transport).status == 200
+    assert outcome(branch)["ActiveState"] == "inactive"
+    assert host.host_state() == "running"
+
+
+def test_deploy_that_fails_by_timeout():
+    with (
+        host.drop_in("buildbtw@slow.service", "[Service]\nTimeoutStartSec=1\n"),
+        host.held("slow"),
+    ):
+        answer = deploy("slow")
+        assert answer.status == 500
+        assert "Result=timeout" in answer.text
+        assert undeploy("slow").status == 200
+
+
+def test_a_redeployment_that_fails():
+    # The branch was asked for and never undeployed: a reboot is one more try.
+    assert deploy("feature-x").status == 200
+    with host.drop_in("buildbtw@feature-x.service", "[Service]\nExecStartPre=/bin/false\n"):
+        assert deploy("feature-x").status == 500
+        assert host.noted() == ["feature-x"]
+        assert undeploy("feature-x").status == 200
+    assert host.noted() == []
+
+
+def test_the_longest_slug():
+    branch = "0" + "a-b" * 20 + "z9"
+    assert len(branch) == 63
+    assert undeploy(branch).status == 200
+    assert outcome(branch)["ActiveState"] == "inactive"
+
+
+# --- Without the template
+
+
+@over_both
+def test_no_template(transport, no_template):
+    answer = deploy("feature-x", transport=transport)
+    assert answer.status == 500
+    assert "Unit buildbtw@feature-x.service not found" in answer.text
+    answer = undeploy("feature-x", transport=transport)
+    assert (answer.status, answer.text) == (200, "branch feature-x was not deployed\n")
+    assert host.host_state() == "running"
+
+
+def test_template_taken_away_from_under_a_branch(request):
+    assert deploy("feature-x").status == 200
+    request.getfixturevalue("no_template")
+    assert host.state("feature-x") == "active"
+    assert undeploy("feature-x").status == 200
+    assert host.state("feature-x") == "inactive"
+    assert host.run("podman", "ps", "--all", "--quiet").stdout == ""
+
+
+# --- Several at once
+
+
+@over_both
+def test_a_slow_branch_holds_up_no_other(transport):
+    with (
+        host.held("feature-x") as release,
+        host.in_background(lambda: deploy("feature-x", transport=transport)) as slow,
+    ):
+        host.until(lambda: host.state("feature-x") == "activating")
+        assert deploy("main", transport=transport).status == 200
+        assert undeploy("main", transport=transport).status == 200
+        assert not slow.done()
+        release()
+        assert slow.result().status == 200
+    assert host.state("feature-x") == "active"
+
+
+def test_two_branches_at_once():
+    answers = host.at_once(lambda: deploy("main"), lambda: deploy("feature-x"))
+    assert [answer.status for answer in answers] == [200, 200]
+    assert [host.state("main"), host.state("feature-x")] == ["active", "active"]
+    answers = host.at_once(lambda: undeploy("main"), lambda: undeploy("feature-x"))
+    assert [answer.status for answer in answers] == [200, 200]
+    assert [host.state("main"), host.state("feature-x")] == ["inactive", "inactive"]
+
+
+@pytest.mark.parametrize(("branch", "status"), [("feature-x", 200), ("dies", 500)])
+def test_one_branch_twice_at_once(branch, status):
+    answers = host.at_once(*2 * [lambda: deploy(branch)])
+    assert [answer.status for answer in answers] == [status, status]
+    assert (host.state(branch) == "active") == (status == 200)
+    answers = host.at_once(*2 * [lambda: undeploy(branch)])
+    assert [answer.status for answer in answers] == [200, 200]
+    assert host.state(branch) == "inactive"
+
+
+def test_undeploy_cancels_a_deployment():
+    with (
+        host.held("feature-x") as release,
+        host.in_background(lambda: deploy("feature-x")) as canceled,
+    ):
+        host.until(lambda: host.state("feature-x") == "activating")
+        # Its stop waits for no start: the gate's process is killed.
+        assert undeploy("feature-x").status == 200
+        answer = canceled.result()
+        release()
+    assert answer.status == 500
+    assert "canceled" in answer.text
+    assert host.state("feature-x") == "inactive"
+    assert host.noted() == []
+
+
+def test_deploy_cancels_an_undeployment():
+    assert deploy("feature-x").status == 200
+    with (
+        host.held("feature-x", "ExecStop") as release,
+        host.in_background(lambda: undeploy("feature-x")) as canceled,
+    ):
+        host.until(lambda: host.state("feature-x") == "deactivating")
+        with host.in_background(lambda: deploy("feature-x")) as winner:
+            answer = canceled.result()
+            release()
+            assert winner.result().status == 200
+    assert answer.status == 500
+    assert "canceled" in answer.text
+    assert host.state("feature-x") == "active"
+    assert host.noted() == ["feature-x"]
+
+
+# The container takes about 0.3 s to start and as long to stop, so these offsets meet every stage.
+@pytest.mark.parametrize("offset", [0, 0.05, 0.15, 0.3, 0.5])
+@pytest.mark.parametrize("first", [deploy, undeploy])
+def test_deploy_and_undeploy_at_once(first, offset, jobs):
+    second = undeploy if first is deploy else deploy
+    if first is undeploy:
+        assert deploy("feature-x").status == 200
+    jobs()
+
+    def later():
+        time.sleep(offset)  # the thing under test
+        return second("feature-x")
+
+    answers = host.at_once(lambda: first("feature-x"), later)
+    asked = [job for job, _ in jobs()]
+    assert sorted(asked) == ["RestartUnit", "StopUnit"]
+    # The last one to reach systemd wins, whoever sent it; it is not canceled.
+    loser, winner = answers if (asked[0] == "RestartUnit") == (first is deploy) else answers[::-1]
+    assert winner.status == 200
+    assert loser.status == 200 or (loser.status == 500 and "canceled" in loser.text)
+    deployed = asked[-1] == "RestartUnit"
+    assert host.state("feature-x") == ("active" if deployed else "inactive")
+    assert host.noted() == (["feature-x"] if deployed else [])
+
+
+# --- After a reboot
+
+
+def test_what_was_deployed_comes_back():
+    assert deploy("feature-x").status == 200
+    assert deploy("main").status == 200
+    assert undeploy("main").status == 200
+    assert deploy("nosuch").status == 500
+    assert undeploy("nosuch").status == 200
+    # What a reboot leaves of them.
+    host.systemctl("stop", "buildbtw@feature-x.service")
+    host.systemctl("start", "buildbtw-hook-restore.service")
+    host.until(lambda: host.state("feature-x") == "active")
+    assert [host.state("main"), host.state("nosuch")] == ["inactive", "inactive"]
+    assert undeploy("feature-x").status == 200
+    host.systemctl("start", "buildbtw-hook-restore.service")
+    assert host.state("feature-x") == "inactive"

@@ -1,0 +1,260 @@
+"""systemd/install: puts the program in place, upgrades it, and takes it away again."""
+
+import hashlib
+import itertools
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import host
+from host import run
+
+SOURCE = Path(__file__).parent.parent.parent
+INSTALL = SOURCE / "systemd/install"
+TOKEN = str(host.TOKEN_FILE)
+
+# What an installation consists of.
+FILES = {
+    "/usr/local/bin/buildbtw-hook": 0o755,
+    "/usr/local/lib/systemd/system/buildbtw-hook-restore.service": 0o644,
+    "/usr/local/lib/systemd/system/buildbtw-hook.socket": 0o644,
+    "/usr/local/lib/systemd/system/buildbtw-hook@.service": 0o644,
+    "/usr/local/lib/sysusers.d/buildbtw-hook.conf": 0o644,
+    "/etc/polkit-1/rules.d/50-buildbtw-hook.rules": 0o644,
+}
+# What it makes of the host besides.
+MADE = {
+    "/etc/systemd/system/multi-user.target.wants/buildbtw-hook-restore.service",
+    "/etc/systemd/system/sockets.target.wants/buildbtw-hook.socket",
+    "/run/buildbtw-hook.sock",
+}
+
+
+def files():
+    """Every file of the host that an installation could touch, and a digest of it."""
+    found = {}
+    roots = ["/etc", "/usr/local", "/usr/lib/systemd", "/usr/lib/sysusers.d", "/usr/share/polkit-1"]
+    for path in itertools.chain.from_iterable(Path(root).rglob("*") for root in roots):
+        if path.is_symlink():
+            found[str(path)] = str(path.readlink())
+        elif path.is_file():
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in Path("/run").glob("buildbtw-hook*"):
+        found[str(path)] = ""
+    return found
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of what an installation is made from, to be changed; anyone may read it."""
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:-2]:
+        parent.chmod(0o755)
+    shutil.copytree(SOURCE / "systemd", tmp_path / "systemd")
+    (tmp_path / "target/release").mkdir(parents=True)
+    shutil.copy(SOURCE / "target/release/buildbtw-hook", tmp_path / "target/release")
+    return tmp_path
+
+
+@pytest.fixture
+def reinstalled():
+    """The host is left with the program, whatever a test did."""
+    yield
+    subprocess.run([INSTALL], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_upgrade_in_place(tree, reinstalled):
+    before, token = files(), host.token()
+    socket = host.unit("buildbtw-hook.socket", "InvocationID")
+    executable = tree / "target/release/buildbtw-hook"
+    executable.write_bytes(executable.read_bytes() + b"\n# a newer one")
+    # A call is under way and another one waits for its client, when the new program comes.
+    with (
+        host.held("feature-x") as release,
+        host.in_background(lambda: host.deploy("feature-x")) as under_way,
+        host.connect("tcp") as waiting,
+    ):
+        host.until(lambda: len(host.processes()) == 2)
+        result = run(tree / "systemd/install")
+        assert result.returncode == 0, result.stdout
+        waiting.sendall(host.request("/hooks/undeploy-branch?branch=main", credentials=token))
+        assert host.answer_on(waiting).status == 200
+        release()
+        assert under_way.result().status == 200
+    assert host.undeploy("feature-x").status == 200
+    after = files()
+    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert changed == {"/usr/local/bin/buildbtw-hook"}
+    assert host.token() == token
+    assert "random token" not in result.stdout
+    assert host.unit("buildbtw-hook.socket", "InvocationID") == socket, "no caller was dropped"
+
+
+def test_upgrade_of_the_socket(tree, reinstalled):
+    unit = tree / "systemd/buildbtw-hook.socket"
+    unit.write_text(unit.read_text().replace("127.0.0.1:9000", "127.0.0.1:9001"))
+    result = run(tree / "systemd/install")
+    assert result.returncode == 0, result.stdout
+    assert run("curl", "--silent", "http://127.0.0.1:9000/").returncode == 7
+    (line,) = re.findall("(?m)^curl .*", result.stdout)
+    assert "http://127.0.0.1:9001/" in line
+    assert run("sh", "-c", f"{line} --silent").stdout.startswith("branch main is deployed")
+
+
+def test_the_line_it_prints_works():
+    result = run(INSTALL)
+    assert result.returncode == 0
+    (line,) = re.findall("(?m)^curl .*", result.stdout)
+    answer = run("sh", "-c", f"{line} --silent")
+    assert answer.stdout == "branch main is deployed (restart of buildbtw@main.service)\n"
+    assert host.token() not in result.stdout
+
+
+def test_uninstall_and_install_again(reinstalled):
+    installed, token = files(), host.TOKEN_FILE.read_bytes()
+    assert FILES.keys() | MADE | {TOKEN} <= installed.keys()
+    assert host.deploy("main").status == 200
+
+    result = run(INSTALL, "--uninstall")
+    assert result.returncode == 0, result.stdout
+    assert TOKEN in result.stdout
+    left = files()
+    assert installed.keys() - left.keys() == FILES.keys() | MADE
+    assert left.keys() - installed.keys() == set()
+    # The list of users is another one; its older copy has the user still.
+    changed = {path for path in left if left[path] != installed[path]}
+    assert changed <= {f"/etc/{name}{copy}" for copy in ("", "-")
+                       for name in ("passwd", "shadow", "group", "gshadow")}  # fmt: skip
+    assert host.TOKEN_FILE.read_bytes() == token
+    assert not host.STATE.exists()
+    assert run("getent", "passwd", host.USER).returncode == 2
+    assert run("getent", "group", host.USER).returncode == 2
+    assert run("systemctl", "cat", "buildbtw-hook.socket").returncode != 0
+    assert run("curl", "--silent", "http://127.0.0.1:9000/").returncode == 7
+    assert host.host_state() == "running"
+    assert host.state("main") == "active", "what is deployed goes on"
+
+    assert run(INSTALL, "--uninstall").returncode == 0, "again, with nothing there"
+
+    assert run(INSTALL).returncode == 0
+    again = files()
+    assert again.keys() == installed.keys()
+    assert all(again[path] == installed[path] for path in FILES)
+    assert host.TOKEN_FILE.read_bytes() == token
+    assert host.undeploy("main").status == 200
+
+
+def test_modes():
+    modes = {path: Path(path).stat().st_mode & 0o7777 for path in FILES}
+    assert modes == FILES
+    assert all(Path(path).owner() == "root" for path in FILES)
+
+
+def test_a_token_where_there_is_none(token_file):
+    old = host.token()
+    shutil.rmtree(token_file.parent)
+    result = run(INSTALL)
+    assert result.returncode == 0
+    assert "made a random token" in result.stdout
+    new = host.token()
+    assert new != old
+    assert re.fullmatch("[0-9a-f]{64}", new)
+    assert new not in result.stdout
+    assert oct(token_file.stat().st_mode) == "0o100600"
+    assert host.undeploy("main").status == 200
+
+
+def as_nobody(command, **environment):
+    """Runs a command as an ordinary user."""
+    return run("runuser", "-u", "nobody", "--", "env",
+               *[f"{name}={value}" for name, value in environment.items()], *command)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("prefix", "executable", "units", "rules"),
+    [
+        ("", "/usr/local/bin", "/usr/local/lib/systemd/system", "/etc/polkit-1/rules.d"),
+        ("/usr", "/usr/bin", "/usr/lib/systemd/system", "/usr/share/polkit-1/rules.d"),
+        ("/opt/b", "/opt/b/bin", "/opt/b/lib/systemd/system", "/etc/polkit-1/rules.d"),
+    ],
+)
+def test_destdir(prefix, executable, units, rules, tree):
+    """As a package is made: by an ordinary user, who leaves the live system alone."""
+    destination = tree / "destination"
+    destination.mkdir()
+    destination.chmod(0o777)
+    before = files()
+    started = host.unit("buildbtw-hook.socket", "InvocationID")
+    environment = {"DESTDIR": destination} | ({"PREFIX": prefix} if prefix else {})
+
+    result = as_nobody([tree / "systemd/install"], **environment)
+    assert (result.returncode, result.stdout) == (0, "")
+    put = {
+        str(path.relative_to(destination)): path
+        for path in destination.rglob("*")
+        if path.is_file()
+    }
+    sysusers = units.removesuffix("systemd/system") + "sysusers.d"
+    assert put.keys() == {
+        path.lstrip("/")
+        for path in (
+            f"{executable}/buildbtw-hook",
+            f"{units}/buildbtw-hook-restore.service",
+            f"{units}/buildbtw-hook.socket",
+            f"{units}/buildbtw-hook@.service",
+            f"{sysusers}/buildbtw-hook.conf",
+            f"{rules}/50-buildbtw-hook.rules",
+        )
+    }
+    for path in put.values():
+        if path.suffix == ".service":
+            started_program = re.findall(r"(?m)^ExecStart=(\S+)", path.read_text())
+            assert started_program == [f"{executable}/buildbtw-hook"]
+
+    assert as_nobody([tree / "systemd/install", "--uninstall"], **environment).returncode == 0
+    assert [path for path in destination.rglob("*") if path.is_file()] == []
+    assert files() == before
+    assert host.unit("buildbtw-hook.socket", "InvocationID") == started
+
+
+def without_binary(tree):
+    """The program was not built."""
+    (tree / "target/release/buildbtw-hook").unlink()
+    return run(tree / "systemd/install")
+
+
+def as_ordinary_user(tree):
+    """Without sudo."""
+    return as_nobody([tree / "systemd/install"])
+
+
+def uninstall_as_ordinary_user(tree):
+    """Without sudo."""
+    return as_nobody([tree / "systemd/install", "--uninstall"])
+
+
+def with_another_option(tree):
+    """With an option that it does not have."""
+    return run(tree / "systemd/install", "--remove")
+
+
+@pytest.mark.parametrize(
+    ("started", "words"),
+    [
+        (without_binary, "run 'cargo build --release' first"),
+        (as_ordinary_user, "run it as root: sudo systemd/install"),
+        (uninstall_as_ordinary_user, "run it as root: sudo systemd/install --uninstall"),
+        (with_another_option, "usage: systemd/install [--uninstall]"),
+    ],
+)
+def test_refused(started, words, tree):
+    before = files()
+    result = started(tree)
+    assert result.returncode == 1
+    (line,) = result.stdout.splitlines()
+    assert line.startswith("systemd/install: ")
+    assert words in line
+    assert files() == before

@@ -1,0 +1,178 @@
+"""The trail in the journal: one record a call, with its fields, and never the token."""
+
+from pathlib import Path
+
+import pytest
+
+import host
+from host import bearer, call, curl, over_both
+
+FIELDS = ["BUILDBTW_HOOK", "BUILDBTW_BRANCH", "HTTP_STATUS", "BUILDBTW_CALLER", "PRIORITY"]
+NOTICE, WARNING, ERROR = "5", "4", "3"
+
+
+def real_ip(address):
+    """The curl option with which a proxy says who calls."""
+    return ["--header", f"X-Real-IP: {address}"]
+
+
+def fields(record):
+    """A record's fields, in the order of FIELDS."""
+    return tuple(record.get(field) for field in FIELDS)
+
+
+@over_both
+@pytest.mark.parametrize(
+    ("path", "options", "expected"),
+    [
+        ("/hooks/deploy-branch?branch=main", [], ("deploy-branch", "main", "200", NOTICE)),
+        ("/hooks/undeploy-branch?branch=main", [], ("undeploy-branch", "main", "200", NOTICE)),
+        (
+            "/hooks/undeploy-branch?branch=main",
+            ["--header", "Prefer: respond-async"],
+            ("undeploy-branch", "main", "202", NOTICE),
+        ),
+        ("/hooks/deploy-branch?branch=nosuch", [], ("deploy-branch", "nosuch", "500", ERROR)),
+        ("/hooks/deploy-branch?branch=No", [], ("deploy-branch", None, "400", NOTICE)),
+        ("/hooks/deploy-branch", [], ("deploy-branch", None, "400", NOTICE)),
+        ("/hooks/other", [], (None, None, "404", NOTICE)),
+        ("/", [], (None, None, "404", NOTICE)),
+        ("/hooks/deploy-branch", ["--request", "PUT"], (None, None, "405", NOTICE)),
+        ("/hooks/deploy-branch", ["--data", "x" * 20000], (None, None, "413", NOTICE)),
+    ],
+)
+def test_record(transport, path, options, expected, journal):
+    answer = call(transport, path, *options)
+    hook, branch, status, priority = expected
+    caller = "127.0.0.1" if transport == "tcp" else "local"
+    records = journal.calls()
+    assert [fields(record) for record in records] == [(hook, branch, status, caller, priority)]
+    record = records[0]
+    assert record["SYSLOG_IDENTIFIER"] == "buildbtw-hook"
+    assert record["_UID"] != "0"
+    assert 0 <= int(record["BUILDBTW_DURATION_MS"]) < 10000
+    # What a person reads.
+    start = f"{hook or '-'} {branch or '-'}: {status} in {record['BUILDBTW_DURATION_MS']} ms"
+    assert record["MESSAGE"].startswith(f"{start} for {caller}")
+    if answer.status >= 400:
+        assert record["MESSAGE"].endswith(answer.text.strip().replace("\n", "; "))
+
+
+@over_both
+def test_record_of_a_caller_turned_away(transport, journal):
+    assert curl(transport, "/hooks/deploy-branch?branch=main").status == 401
+    caller = "127.0.0.1" if transport == "tcp" else "local"
+    assert [fields(record) for record in journal.calls()] == [(None, None, "401", caller, WARNING)]
+
+
+def test_record_of_a_branch_not_allowed(journal):
+    with host.drop_in("buildbtw-hook@.service", "[Service]\nEnvironment=BUILDBTW_BRANCHES=main"):
+        assert host.deploy("feature-x").status == 403
+    (record,) = journal.calls()
+    assert (record["BUILDBTW_HOOK"], record["PRIORITY"]) == ("deploy-branch", WARNING)
+    assert "feature-x" in record["MESSAGE"]
+
+
+def test_record_of_a_call_that_takes_long(journal):
+    with (
+        host.held("feature-x") as release,
+        host.in_background(lambda: host.deploy("feature-x")) as slow,
+    ):
+        (pid,) = host.until(host.processes)
+        # Ages of processes are counted in hundredths of a second.
+        host.until(lambda: float(host.run("ps", "-o", "etimes=", str(pid)).stdout) >= 2)
+        release()
+        assert slow.result().status == 200
+    (record,) = journal.calls()
+    assert 1000 <= int(record["BUILDBTW_DURATION_MS"]) < 10000
+
+
+@over_both
+@pytest.mark.parametrize(
+    ("options", "caller"),
+    [
+        (real_ip("192.0.2.1"), "192.0.2.1"),
+        (real_ip("2001:DB8::1"), "2001:db8::1"),
+        (["--header", "x-real-ip:192.0.2.1"], "192.0.2.1"),
+        (real_ip("192.0.2.1 x=y"), None),
+        (real_ip("someone"), None),
+        (real_ip("192.0.2.256"), None),
+        (real_ip(""), None),
+    ],
+)
+def test_caller(transport, options, caller, journal):
+    host.undeploy("main", *options, transport=transport)
+    host.curl(transport, "/hooks/", *options)
+    peer = "127.0.0.1" if transport == "tcp" else "local"
+    assert [record["BUILDBTW_CALLER"] for record in journal.calls()] == 2 * [caller or peer]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/hooks/deploy-branch?branch=x%0aPRIORITY=0%0a%0aMESSAGE=forged",
+        "/hooks/deploy-branch?branch=x%0d%0aHTTP_STATUS=200",
+        "/hooks/deploy-branch?branch=%1b[31mx",
+        "/forged%0aHTTP_STATUS=200",
+        '/forged";HTTP_STATUS=200',
+    ],
+)
+def test_no_record_is_forged(path, journal):
+    answer = host.exchange("unix", host.request(path, credentials=host.token()))
+    assert answer.status in (400, 404)
+    entries = journal.entries(f"--identifier={host.USER}")
+    assert [entry["HTTP_STATUS"] for entry in entries] == [str(answer.status)]
+    (entry,) = entries
+    assert entry["PRIORITY"] == NOTICE
+    # An array of bytes is what journalctl makes of what can't be printed.
+    assert isinstance(entry["MESSAGE"], str)
+    assert entry["MESSAGE"].isprintable(), "one line"
+    assert answer.text.removesuffix("\n").isprintable()
+
+
+def test_the_token_is_nowhere(journal, token_file):
+    secrets = ["a-canary.of/this+test~1==", "a-canary.of/this+test~2"]
+    token_file.write_text("\n".join(secrets))
+    first, second = secrets
+    path = "/hooks/undeploy-branch?branch=main"
+    answers = [
+        curl("tcp", path, *bearer(first)),
+        curl("unix", path, *bearer(second)),
+        curl("tcp", "/hooks/other", *bearer(first)),
+        curl("tcp", path, *bearer(first + "x")),
+        curl("tcp", path, *bearer(f"{first} {second}")),
+        curl("tcp", path, *bearer(first), *bearer(second)),
+        curl("tcp", path, "--user", f"user:{first}"),
+        curl("tcp", path, *bearer(first), "--request", "BREW"),
+        curl("tcp", path, *bearer(first), "--data", "x" * 20000),
+        curl("tcp", path, *bearer(first + "x" * 20000)),
+        host.exchange("tcp", host.request(path, f"Authorization Bearer {first}")),
+        host.exchange("tcp", host.request(path, f"Authorization: Bearer {first}\x01")),
+        host.exchange("tcp", host.request(path, f"Authorization:\n Bearer {first}")),
+        curl("unix", "/hooks/deploy-branch?branch=nosuch", *bearer(first)),
+    ]
+    expected = [200, 200, 404, 401, 401, 400, 401, 405, 413, 431, 400, 400, 400, 500]
+    assert [answer.status for answer in answers] == expected
+
+    # And while a call is under way.
+    with (
+        host.held("feature-x") as release,
+        host.in_background(
+            lambda: curl("tcp", "/hooks/deploy-branch?branch=feature-x", *bearer(first))
+        ) as slow,
+        host.connect("unix"),
+    ):
+        host.until(lambda: len(host.instances()) == 2 == len(host.processes()))
+        shown = host.systemctl("show", "--all", *host.instances(), "buildbtw-hook.socket")
+        status = host.systemctl("status", "--full", *host.instances(), "buildbtw-hook.socket")
+        for pid in host.processes():
+            proc = Path(f"/proc/{pid}")
+            shown += (proc / "environ").read_text() + (proc / "cmdline").read_text()
+        release()
+        answers.append(slow.result())
+
+    everything = journal.export() + shown + status + "".join(map(repr, answers))
+    assert "ExecStart=" in shown
+    assert "CREDENTIALS_DIRECTORY=" in shown
+    assert "undeploy-branch main: 200" in everything
+    assert "a-canary" not in everything

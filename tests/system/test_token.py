@@ -1,0 +1,114 @@
+"""The token file: who gets in, without a unit being touched."""
+
+from contextlib import suppress
+
+import pytest
+
+import host
+from host import bearer, curl, over_both
+
+
+def status(credentials, transport="unix"):
+    """What a caller with these credentials is told; 404 is for one who was let in."""
+    return curl(transport, "/hooks/nothing", *bearer(credentials)).status
+
+
+@over_both
+def test_rotation(transport, token_file):
+    loaded = host.unit("buildbtw-hook.socket", "InvocationID")
+    old, new = host.token(), "the-new-one"
+    assert [status(old, transport), status(new, transport)] == [404, 401]
+    token_file.write_text(f"{new}\n")
+    assert [status(old, transport), status(new, transport)] == [401, 404]
+    assert host.unit("buildbtw-hook.socket", "InvocationID") == loaded
+
+
+@pytest.mark.parametrize(
+    ("text", "let_in", "turned_away"),
+    [
+        ("one\ntwo\n", ["one", "two"], ["three", "one\ttwo", "onetwo", "on", "one two"]),
+        ("one", ["one"], ["one="]),
+        ("one\r\ntwo\r\n", ["one", "two"], []),
+        ("\n\n  one  \n\n", ["one"], [""]),
+        ("# a comment\none\n", ["one"], ["#", "# a comment", "a"]),
+        ("two words\none\n", ["one"], ["two words", "two"]),
+        ("a-._~+/B9==\n", ["a-._~+/B9=="], ["a-._~+/B9", "A-._~+/b9=="]),
+        # A line that no client could send is none; the others are what they are.
+        ("\xff\xfe\none\n", ["one"], ["\xff\xfe"]),
+    ],
+)
+def test_lines(text, let_in, turned_away, token_file):
+    token_file.write_bytes(text.encode("latin-1"))
+    assert {token: status(token) for token in let_in} == dict.fromkeys(let_in, 404)
+    # What is not ASCII is no header at all.
+    refused = {token: 401 if token.isascii() else 400 for token in turned_away}
+    assert {token: status(token) for token in turned_away} == refused
+
+
+def missing(file):
+    """No file."""
+    file.unlink()
+
+
+def directory(file):
+    """A directory in its place."""
+    file.unlink()
+    file.mkdir()
+
+
+def directory_with_files(file):
+    """A directory with a file of the credential's name."""
+    directory(file)
+    (file / "token").write_text("one\n")
+
+
+def of(content):
+    """A file with this content."""
+    return lambda file: file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("unusable", "reason"),
+    [
+        (missing, "no line of it is a token"),
+        (directory, "no line of it is a token"),
+        (directory_with_files, "no line of it is a token"),
+        (of(b""), "no line of it is a token"),
+        (of(b"\n \n\t\n"), "no line of it is a token"),
+        (of(b"# one\n"), "no line of it is a token"),
+        (of(b"==\n"), "no line of it is a token"),
+        (of(b"(none)\n"), "no line of it is a token"),
+        (of(b"\0\0\0\0"), "no line of it is a token"),
+        (of(b"\xff\xfe\xfd"), "no line of it is a token"),
+    ],
+)
+def test_no_one_is_let_in_without_a_usable_token(unusable, reason, token_file, journal):
+    known = host.token()
+    unusable(token_file)
+    tried = [known, "", "one", "none", "(none)", "==", "#"]
+    answers = [curl("unix", "/hooks/nothing", *bearer(each)) for each in tried]
+    answers.append(curl("tcp", "/hooks/undeploy-branch?branch=main"))
+    assert {answer.status for answer in answers} == {500}
+    # Why is not for the caller.
+    told = "this host cannot serve the call; its journal says why\n"
+    assert {answer.text for answer in answers} == {told}
+    messages = [record["MESSAGE"] for record in journal.calls()]
+    assert len(messages) == len(answers)
+    assert all("no one gets in" in each and reason in each for each in messages), messages
+    assert {record["PRIORITY"] for record in journal.calls()} == {"3"}
+
+
+def test_no_one_is_let_in_with_a_file_that_systemd_refuses(token_file, journal):
+    # A credential holds at most a mebibyte (systemd.exec(5)), so no process is started at all.
+    token_file.write_bytes(b"a" * 2 * 1024 * 1024)
+    with host.connect("tcp") as connection, suppress(ConnectionResetError):
+        connection.sendall(host.request("/hooks/nothing", credentials="a"))
+        assert host.rest_of(connection) == b""
+    reasons = journal.entries("--priority=err", "--grep=Failed to set up credentials")
+    assert len(reasons) == 1
+
+
+def test_the_file_is_roots_alone():
+    mode = host.TOKEN_FILE.stat()
+    assert (mode.st_uid, mode.st_gid, oct(mode.st_mode)) == (0, 0, "0o100600")
+    assert len(host.token()) == 64

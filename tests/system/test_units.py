@@ -1,0 +1,93 @@
+"""The units as systemd has them: sound, confined, and nothing of them runs between calls."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import host
+from host import run
+
+EXECUTABLE = Path("/usr/local/bin/buildbtw-hook")
+UNITS = ["buildbtw-hook.socket", "buildbtw-hook@.service", "buildbtw-hook-restore.service"]
+
+
+@pytest.fixture
+def waiting():
+    """A call that waits for its client to say more: its unit and its process."""
+    with host.connect("tcp"):
+        (pid,) = host.until(host.processes)
+        (unit,) = host.instances()
+        yield unit, pid
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_verify(unit):
+    result = run("systemd-analyze", "--recursive-errors=no", "verify", unit)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_exposure(waiting):
+    unit, _ = waiting
+    result = run("systemd-analyze", "security", "--no-pager", unit)
+    exposure = re.search(r"Overall exposure level for (\S+): (\S+)", result.stdout)
+    assert exposure[1] == unit
+    assert float(exposure[2]) <= 0.6, result.stdout
+
+
+def test_who_a_call_is(waiting):
+    unit, pid = waiting
+    status = Path(f"/proc/{pid}/status").read_text()
+    uid = run("id", "--user", host.USER).stdout.strip()
+    assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in status
+    assert "CapEff:\t0000000000000000\n" in status
+    assert "NoNewPrivs:\t1\n" in status
+    assert "Seccomp:\t2\n" in status
+    own = {kind: Path(f"/proc/{pid}/ns/{kind}").readlink() for kind in ("net", "mnt", "user")}
+    ours = {kind: Path(f"/proc/self/ns/{kind}").readlink() for kind in own}
+    assert not own.items() & ours.items(), "no namespace is the host's"
+
+
+def test_nothing_runs_between_calls():
+    assert host.undeploy("main").status == 200
+    host.idle()
+    assert run("pgrep", "--uid", host.USER).stdout == ""
+    assert run("pgrep", "--full", str(EXECUTABLE)).stdout == ""
+    assert host.instances() == []
+    assert host.systemctl("is-active", "buildbtw-hook.socket") == "active"
+
+
+def test_a_call_that_failed_is_no_failed_unit(journal):
+    assert host.deploy("nosuch").status == 500
+    host.idle()
+    assert host.undeploy("nosuch").status == 200
+    assert host.systemctl("list-units", "--failed", "--no-legend") == ""
+
+
+def test_memory_of_a_call_that_waits_for_its_client(waiting):
+    _, pid = waiting
+    assert 0 < host.peak_memory(pid) < 4096
+
+
+def test_memory_of_a_call_that_waits_for_its_job():
+    with (
+        host.held("feature-x") as release,
+        host.in_background(lambda: host.deploy("feature-x")) as slow,
+    ):
+        host.until(lambda: host.state("feature-x") == "activating")
+        (pid,) = host.processes()
+        peak = host.peak_memory(pid)
+        release()
+        assert slow.result().status == 200
+    assert 0 < peak < 4096
+
+
+def test_size_of_the_executable():
+    assert EXECUTABLE.stat().st_size < 600 * 1024
+    assert b"\0.symtab\0" not in EXECUTABLE.read_bytes(), "it is stripped"
+
+
+def test_only_what_is_declared_is_listened_to():
+    listening = run("ss", "--listening", "--numeric", "--no-header", "--tcp", "--unix").stdout
+    ours = [line for line in listening.splitlines() if "9000" in line or "buildbtw" in line]
+    assert sorted(line.split()[4] for line in ours) == ["/run/buildbtw-hook.sock", "127.0.0.1:9000"]
