@@ -41,7 +41,8 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call of which nothing is known yet.
+    /// A call of which nothing is known yet but the peer's address, as systemd passes it
+    /// (systemd.exec(5)); a Unix socket's peer is `local`.
     pub fn new(started: Instant) -> Self {
         let caller = std::env::var("REMOTE_ADDR").unwrap_or_else(|_| "local".to_owned());
         Self { started, caller, hook: None, branch: None }

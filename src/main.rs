@@ -74,7 +74,9 @@ fn serve(started: Instant) -> ExitCode {
 /// One call, from the connection to its answer; whatever refuses it is its answer too.
 fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Answer> {
     let mut request = Request::new(connection.receive()?);
-    call.caller = request.caller();
+    if let Some(ip) = request.real_ip() {
+        call.caller = ip.to_string();
+    }
     request.is_for_hooks()?;
     token::admit(request.authorization()?)?;
     let hook = *call.hook.insert(request.hook()?);

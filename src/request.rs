@@ -36,14 +36,9 @@ impl Request {
         Self(request)
     }
 
-    /// Where the call came from: `X-Real-IP`, which the proxy sets, else the peer's address as
-    /// systemd passes it (systemd.exec(5)), else `local` for a Unix socket.
-    pub fn caller(&self) -> String {
-        let proxied = self.headers("X-Real-IP").find_map(|value| value.parse::<IpAddr>().ok());
-        proxied
-            .map(|ip| ip.to_string())
-            .or_else(|| std::env::var("REMOTE_ADDR").ok())
-            .unwrap_or_else(|| "local".to_owned())
+    /// The client that a proxy speaks for, where it says so.
+    pub fn real_ip(&self) -> Option<IpAddr> {
+        self.headers("X-Real-IP").find_map(|value| value.parse().ok())
     }
 
     /// Refuses what is not under `/hooks/`, with 404 and without a look at the token.
