@@ -178,7 +178,7 @@ impl<'a> Head<'a> {
         let request_line: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
         let version = match request_line[..] {
             [method, target, version @ ("HTTP/1.0" | "HTTP/1.1")]
-                if is_token(method) && !target.is_empty() =>
+                if is_token(method) && !target.is_empty() && !target.contains('\t') =>
             {
                 version
             }

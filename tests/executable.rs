@@ -824,6 +824,7 @@ fn lets_no_one_else_in_and_tells_them_nothing() {
         format!("Authorization: {TOKEN}"),
         format!("Authorization: Bearer{TOKEN}"),
         format!("Authorization: Bearer\t{TOKEN}"),
+        format!("Authorization: Bearer \t{TOKEN}"),
         format!("Authorization: Basic {TOKEN}"),
         format!("Authorization: Token {TOKEN}"),
         format!("Authorization: Bearer {short}"),
@@ -995,6 +996,7 @@ fn refuses_what_is_no_http() {
         (get(&format!("{DEPLOY}?branch=f\u{fc}r")), "the byte 0xc3"),
         ("\0".to_owned() + &right, "the byte 0x00"),
         // First lines.
+        (line(&format!("GET {target}&a=\tb HTTP/1.1")), "its first line"),
         ("\r\n".to_owned() + &right, "its first line"),
         ("\r\n\r\n".to_owned(), "its first line"),
         (line(&format!("GET {target}")), "its first line"),

@@ -1,0 +1,627 @@
+//! The executable against requests that no one thought of. Each input goes through a socket to a
+//! process of its own, and what comes of it must be what [`expected`] says, which shares no code
+//! with the program: `systemctl` is run when that says so and as it says, and never else.
+//!
+//! Inputs begin as valid requests and are spoilt in their words, lines and bytes, and in how they
+//! arrive. Input number k depends on the seed and on k alone, but for the machine's own timing.
+//!
+//! ```sh
+//! FUZZ_INPUTS=1000000 cargo test --test fuzz                 # a longer run, with a new seed
+//! FUZZ_SEED=7 FUZZ_INPUTS=4711..4712 cargo test --test fuzz  # the input that failed
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::iter;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use httparse::{EMPTY_HEADER, Header, Status};
+use wait4::{ResUse, Wait4};
+
+/// How many inputs there are when `FUZZ_INPUTS` does not say.
+const INPUTS: &str = "100000";
+
+/// The tokens of the host; its file has a third line, which is none.
+const TOKENS: [&str; 2] = ["The-First.T0ken_of~this+host/==", "the-second-token"];
+/// The branches of a host that does not take all.
+const ALLOWED: Option<&str> = Some("main kept x");
+/// What is deployed before each input.
+const KEPT: &str = "kept";
+const FORM: &str = "application/x-www-form-urlencoded";
+/// The longest head, and the longest body.
+const LIMIT: usize = 16 * 1024;
+
+// What no process exceeds: in all, however busy the machine is; in computing; and in bytes, which
+// are a few times what it takes.
+const MAX_TIME: Duration = Duration::from_secs(5);
+const MAX_CPU: Duration = Duration::from_millis(500);
+const MAX_MEMORY: u64 = 16 * 1024 * 1024;
+
+/// The number of the next input.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+fn main() {
+    let mut arguments = env::args();
+    if arguments.next().is_some_and(|name| name == "systemctl") {
+        return systemctl(&arguments.collect::<Vec<_>>());
+    }
+    // As in other tests, what is no option is a part of a test's name, and --list runs none.
+    if arguments.any(|word| word == "--list" || !word.starts_with('-') && !"fuzz".contains(&word)) {
+        return;
+    }
+    let seed = env::var("FUZZ_SEED").ok();
+    let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("FUZZ_SEED"));
+    let inputs = env::var("FUZZ_INPUTS").unwrap_or_else(|_| INPUTS.to_owned());
+    let (first, end) = inputs.split_once("..").unwrap_or(("0", &inputs));
+    let [first, end] = [first, end].map(|number| number.parse::<usize>().expect("FUZZ_INPUTS"));
+    let workers = 2 * thread::available_parallelism().map_or(1, usize::from);
+    println!("FUZZ_SEED={seed} FUZZ_INPUTS={first}..{end}, {workers} at a time");
+    NEXT.store(first, Ordering::Relaxed);
+    let (begin, tally) = (Instant::now(), Mutex::new(Tally::default()));
+    thread::scope(|scope| {
+        for name in 0..workers {
+            let tally = &tally;
+            scope.spawn(move || {
+                let mut host = Host::new(name).expect("a host");
+                let next = || Some(NEXT.fetch_add(1, Ordering::Relaxed)).filter(|k| *k < end);
+                for k in iter::from_fn(next) {
+                    let input = Input::new(seed, k);
+                    let ended = host.serve(&input).expect("a process");
+                    if let Some(fault) = ended.fault(&input) {
+                        NEXT.store(end, Ordering::Relaxed);
+                        panic!(
+                            "FUZZ_SEED={seed} FUZZ_INPUTS={k}..{}: {fault}\n{input}\n{ended:#?}",
+                            k + 1
+                        );
+                    }
+                    tally.lock().expect("a tally").count(&ended);
+                }
+            });
+        }
+    });
+    let tally = tally.into_inner().expect("a tally");
+    let elapsed = begin.elapsed();
+    println!("{tally:?} in {elapsed:?}: {:.0} a second", tally.inputs / elapsed.as_secs_f64());
+    // All of the README's table but 408, which takes 10 s, and 500, which no client causes.
+    let all = [200, 202, 400, 401, 403, 404, 405, 411, 413, 431];
+    let enough = tally.statuses.keys().eq(&all) && tally.ran > tally.inputs / 5.0;
+    assert!(enough || tally.inputs < 5000.0, "too little was tried out");
+}
+
+/// In place of systemctl: writes down how it was called, in the directory where it was found.
+fn systemctl(arguments: &[String]) {
+    let calls = PathBuf::from(env::var_os("PATH").expect("a PATH")).join("calls");
+    let mut calls = File::options().append(true).open(calls).expect("a file for calls");
+    calls.write_all(format!("{arguments:?}\n").as_bytes()).expect("a call written down");
+}
+
+// What must come of an input.
+
+/// What came of an input, or may come of it.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    status: u16,
+    /// What systemctl was called with, a line a call.
+    calls: String,
+    /// What is deployed.
+    state: BTreeSet<String>,
+}
+
+impl Outcome {
+    fn refused(status: u16) -> Self {
+        Self { status, calls: String::new(), state: BTreeSet::from([KEPT.to_owned()]) }
+    }
+}
+
+/// What may come of the bytes, by the RFCs and the README, on a host that takes all branches or
+/// only those allowed. There is more than one outcome where neither says which it is.
+fn expected(sent: &[u8], allowed: Option<&str>) -> Vec<Outcome> {
+    let refused = |statuses: &[u16]| statuses.iter().copied().map(Outcome::refused).collect();
+    // A head is of visible ASCII, spaces, tabs and CRLFs; httparse takes more.
+    let end = sent.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
+    let (head, rest) = sent.split_at(end.unwrap_or(sent.len()));
+    let text = String::from_utf8_lossy(head).replace("\r\n", "");
+    let strict = text.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~')) && !sent.starts_with(b"\r");
+    if head.len() > LIMIT {
+        return refused(if strict { &[431] } else { &[431, 400] });
+    }
+    let mut fields = vec![EMPTY_HEADER; head.len() / 4];
+    let mut request = httparse::Request::new(&mut fields);
+    if !strict || !request.parse(head).is_ok_and(|parsed| parsed.is_complete()) {
+        return refused(&[400]);
+    }
+    // Nothing says which of several faults is told.
+    let mut faults = Vec::new();
+    let mut check = |holds: bool, status| faults.extend((!holds).then_some(status));
+    let [hosts, expectations, encodings, lengths] =
+        ["Host", "Expect", "Transfer-Encoding", "Content-Length"]
+            .map(|name| values(request.headers, name));
+    check(hosts.len() < 2 && hosts.len() >= request.version.map_or(0, usize::from), 400);
+    check(expectations.iter().all(|value| value.eq_ignore_ascii_case("100-continue")), 400);
+    check(encodings.is_empty(), 411);
+    let digits = *lengths.first().unwrap_or(&"0");
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    check(lengths.len() < 2 && is_number, 400);
+    let len = digits.parse().unwrap_or(usize::MAX);
+    check(!is_number || len <= LIMIT, 413);
+    let Some(body) = rest.get(..len).filter(|_| faults.is_empty()) else {
+        return refused(if faults.is_empty() { &[400] } else { &faults });
+    };
+    vec![call(&request, body, allowed).unwrap_or_else(Outcome::refused)]
+}
+
+/// The values of all fields of a name.
+fn values<'a>(fields: &[Header<'a>], name: &str) -> Vec<&'a str> {
+    let named = fields.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+    named.filter_map(|field| std::str::from_utf8(field.value).ok()).collect()
+}
+
+/// What must come of a request that is well-formed, or the status that refuses it. Here the order
+/// counts: who has no token learns nothing.
+fn call(request: &httparse::Request, body: &[u8], allowed: Option<&str>) -> Result<Outcome, u16> {
+    let must = |holds: bool, status: u16| if holds { Ok(()) } else { Err(status) };
+    let same = |word: &str, known: &str| word.trim().eq_ignore_ascii_case(known);
+    let before = |text: &str, end| text.split(end).next().unwrap_or_default().to_owned();
+    let target = request.path.unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    must(path.starts_with("/hooks/"), 404)?;
+    let credentials = values(request.headers, "Authorization");
+    must(credentials.len() < 2, 400)?;
+    let credentials = credentials.first().and_then(|value| value.split_once(' '));
+    let (scheme, token) = credentials.unwrap_or_default();
+    must(
+        scheme.eq_ignore_ascii_case("Bearer") && TOKENS.contains(&token.trim_start_matches(' ')),
+        401,
+    )?;
+    let deploys = path == "/hooks/deploy-branch";
+    must(deploys || path == "/hooks/undeploy-branch", 404)?;
+    must(["GET", "POST"].contains(&request.method.unwrap_or_default()), 405)?;
+    let mut branches = branches(query.as_bytes());
+    let types = values(request.headers, "Content-Type");
+    if request.method == Some("POST") && types.iter().any(|value| same(&before(value, ';'), FORM)) {
+        branches.extend(self::branches(body));
+    }
+    let [branch] = &branches[..] else { return Err(400) };
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    must(branch.len() < 64 && branch.starts_with(inner) && branch.ends_with(inner), 400)?;
+    must(branch.chars().all(|c| inner(c) || c == '-'), 400)?;
+    must(allowed.is_none_or(|allowed| allowed.split(' ').any(|name| name == branch)), 403)?;
+
+    // RFC 7240 would have its commas and semicolons within quotes be no ends; the program does not.
+    let preferences = values(request.headers, "Prefer").join(",");
+    let queued = preferences.split(',').any(|word| same(&before(word, ';'), "respond-async"));
+    let verb = if deploys { "restart" } else { "stop" };
+    let block = if queued { r#""--no-block", "# } else { "" };
+    let calls =
+        format!(r#"["--no-ask-password", {block}"{verb}", "--", "buildbtw@{branch}.service"]"#);
+    let mut state = BTreeSet::from([KEPT.to_owned(), branch.clone()]);
+    if !deploys {
+        state.remove(branch);
+    }
+    Ok(Outcome { status: if queued { 202 } else { 200 }, calls: calls + "\n", state })
+}
+
+/// The branches that a query or a form names.
+fn branches(pairs: &[u8]) -> Vec<String> {
+    let named = |pair: &[u8]| {
+        let mut sides = pair.splitn(2, |b| *b == b'=').map(decoded);
+        let name = sides.next()?;
+        (name == "branch" || name == "image-tag").then(|| sides.next().unwrap_or_default())
+    };
+    pairs.split(|b| *b == b'&').filter_map(named).collect()
+}
+
+fn decoded(text: &[u8]) -> String {
+    let digit = |at: usize| text.get(at).and_then(|b| char::from(*b).to_digit(16));
+    let (mut decoded, mut at) = (Vec::new(), 0);
+    while at < text.len() {
+        match (text[at], digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.extend(u8::try_from(16 * high + low));
+                at += 2;
+            }
+            (b'+', ..) => decoded.push(b' '),
+            (byte, ..) => decoded.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+// Inputs.
+
+// Lists have `|` between their words.
+
+/// What words are spoilt with.
+const WORDS: &str = "HEAD|PUT|get|/|//|/.|/..|hooks/|http://hook|deploy-branch|undeploy-branch|un|\
+    ?|#|;|&|=|,|:|\"|@|-|_|.|..%2F|branch|branch=x|&image-tag=y|[]|x|X|main|Main|2|--now|.service|\
+    %|%0|%00|%0a|%20|%2D|%zz|%+1|%25|%ff|%C3%BC|%E2%84%AAelvin|+| |  |\t|\0|\r|\n|\r\n|\r\r\n|\r\n |\
+    \r\n\r\n|\u{e9}|\u{7f}|\u{b}|0|1|9|HTTP/1.1|HTTP/2.0|Bearer |no token|the-second-token|aaaaaaaaaa";
+/// Paths of no hook.
+const ODD_PATHS: &str = "/|*||/hook|/hooks/|/hooks/x|//hooks/deploy-branch|/hooks//deploy-branch|\
+    /hooks/deploy-branch/|/hooks/./deploy-branch|/hooks/x/../deploy-branch|/hooks/deploy-branch#|\
+    /hooks/deploy%2Dbranch|http://hook/hooks/deploy-branch|/x/../hooks/deploy-branch|hook:80";
+/// Lines that do no harm.
+const FIELDS: &str = "Prefer: respond-async|PREFER: wait=9, Respond-Async ;a=b|Prefer: wait=9|A:|\
+    Prefer: respond-asynchronously|Prefer: wait=respond-async|Expect: 100-Continue|Accept: */*|\
+    X-Real-IP: ::1|X-Real-IP: x\"|Connection: upgrade|Connection: close|!#$%&'*+-.^_`~:y|X:::|\
+    Connection: keep-alive, Upgrade|Proxy-Authorization: Bearer the-second-token|A: \"\t\"|\
+    Cookie: Authorization=Bearer the-second-token|Buildbtw-Hook-Seal: 0";
+/// Lines that may.
+const ODD_FIELDS: &str = "Host: hook|host:|Expect: nonsense|Expect:|Authorization: Basic eDp5|\
+    Content-Length: 0|Content-Length: 5|Content-Length: 16384|Content-Length: 16385|\
+    Content-Length: 99999999999999999999999|Content-Length: 00000000000000000000000008|\
+    Content-Length: +1|Content-Length: 1, 1|Content-Length: 0x1|Content-Length:|Content-Length : 0|\
+    Transfer-Encoding: chunked|Transfer-Encoding: identity|transfer-encoding : chunked|\
+    Transfer-Encoding:|Content-Type: application/x-www-form-urlencoded; charset=utf-8|\
+    content-type:APPLICATION/X-WWW-FORM-URLENCODED|Content-Type: multipart/form-data; boundary=x|\
+    Content-Type: application/x-www-form-urlencodedx|Content-Type: text/plain|Authorization:|\
+    Authorization: Bearer x|Authorization: Bearer the-second-token|X|: x| X: y|X : y|X Y: z|X(Y): z";
+
+fn word<'a>(rng: &mut Rng, words: &'a str) -> &'a str {
+    rng.choice(words.split('|').collect::<Vec<_>>()).unwrap_or_default()
+}
+
+/// Spoils one of several words, or lines.
+fn spoil(rng: &mut Rng, parts: &mut Vec<String>, words: &str) {
+    let (at, to) = (rng.usize(..=parts.len()), rng.usize(..=parts.len()));
+    let new = word(rng, words).to_owned();
+    let Some(part) = parts.get_mut(at) else { return parts.insert(to, new) };
+    match rng.u8(..12) {
+        0 => *part = part.to_uppercase(),
+        1 => *part = part.to_lowercase(),
+        2 => *part = part.bytes().fold(String::new(), |hex, byte| hex + &format!("%{byte:02x}")),
+        3 => *part = new,
+        4 => drop(part.pop()),
+        5 => drop(parts.remove(at)),
+        6 => parts.insert(to, parts[at].clone()),
+        7 => parts.truncate(at),
+        8 => parts[at..].rotate_left(1),
+        _ => parts.insert(at, new),
+    }
+}
+
+/// The text, with one of its words spoilt.
+fn spoilt(rng: &mut Rng, text: &str) -> String {
+    let words = text.split_inclusive(|c: char| !c.is_alphanumeric());
+    let mut words: Vec<_> = words.map(str::to_owned).collect();
+    spoil(rng, &mut words, WORDS);
+    words.concat()
+}
+
+/// A request, valid but for what is spoilt: each part of it so many times in a hundred, and then
+/// so many lines and bytes.
+fn request(rng: &mut Rng, [odds, lines, bytes]: [u8; 3]) -> Vec<u8> {
+    let slugs = format!("x|main|kept|0|1-2--3|{}", &"a-0b".repeat(16)[..rng.usize(62..65)]);
+    let mut part = |right: &str, odd: &str| match rng.u8(..100) {
+        n if n < odds / 2 => word(rng, odd).to_owned(),
+        n if n < odds => {
+            let text = word(rng, right);
+            spoilt(rng, text)
+        }
+        _ => word(rng, right).to_owned(),
+    };
+    let method = part("GET|POST", "HEAD|PUT|get|Post|BREW|");
+    let path = part("/hooks/deploy-branch|/hooks/undeploy-branch", ODD_PATHS);
+    let version = part("HTTP/1.0|HTTP/1.1|HTTP/1.1", "HTTP/0.9|HTTP/1.2|HTTP/2.0|http/1.1|");
+    let name = part("branch|image-tag", "Branch|branch[]|image_tag||x");
+    let slug = part(&slugs, "|mai|Main|-x|x-|feature-%C3%BC|x.service|x@y|%78|x%zz");
+    let pair = format!("{name}={slug}");
+    let more = part("|||a=b|&a=%ff&c|a==&&|branches=x", "branch=x|image-tag=main|branch|=x|#");
+    let token =
+        part(&TOKENS.join("|"), "no token|The-First|the-second-tokex|x|\"the-second-token\"");
+    let (query, mut form) = match rng.u8(..4) {
+        0 => (format!("?{pair}&{more}"), String::new()),
+        1 => (format!("?{more}&{pair}"), String::new()),
+        2 if method == "POST" => (format!("?{more}"), pair),
+        3 if method == "POST" => (String::new(), format!("{more}&{pair}")),
+        _ => (format!("?{pair}"), more),
+    };
+    if rng.u8(..32) == 0 {
+        form = format!("{form}&{}", "y".repeat(LIMIT + rng.usize(..3) - 2 - form.len()));
+    }
+
+    let mut fields = vec![word(rng, "Host: hook|host:\t[::1]:9000|HOST:").to_owned()];
+    let between = if rng.u8(..100) < odds { "\t| \t||=|: " } else { " | |   " };
+    let names = "Authorization: |authorization:|AUTHORIZATION:\t ";
+    let [name, scheme, between, end] =
+        [names, "Bearer|bearer|BEARER", between, "|| \t"].map(|words| word(rng, words));
+    fields.push(format!("{name}{scheme}{between}{token}{end}"));
+    if !form.is_empty() {
+        fields.extend([format!("Content-Type: {FORM}"), format!("Content-Length: {}", form.len())]);
+    }
+    for _ in 0..rng.u8(..3) {
+        let words = if rng.u8(..100) < odds { ODD_FIELDS } else { FIELDS };
+        fields.push(word(rng, words).to_owned());
+    }
+    rng.shuffle(&mut fields);
+    fields.insert(0, format!("{method} {path}{query} {version}"));
+    for _ in 0..lines {
+        match rng.usize(..=fields.len() * 2) {
+            0 => {
+                let len = (fields.join("\r\n") + "\r\nP:\r\n\r\n").len();
+                let pad = (LIMIT - 2 + rng.usize(..5)).saturating_sub(len);
+                fields.push(format!("P:{}", "p".repeat(pad)));
+            }
+            at if at < fields.len() => fields[at] = spoilt(rng, &fields[at]),
+            _ => spoil(rng, &mut fields, ODD_FIELDS),
+        }
+    }
+    let mut message = (fields.join("\r\n") + "\r\n\r\n" + &form).into_bytes();
+    for _ in 0..bytes {
+        let (from, to) = (rng.usize(..=message.len()), rng.usize(..=message.len()));
+        let some = from..message.len().min(from + rng.usize(..8));
+        match rng.u8(..7) {
+            0 => message[some].iter_mut().for_each(|byte| *byte ^= 1 << rng.u8(..8)),
+            1 => message[some].fill_with(|| rng.u8(..)),
+            2 => drop(message.drain(some)),
+            3 => message.truncate(from),
+            4 => drop(message.splice(to..to, message[from.min(to)..].to_vec())),
+            5 => drop(message.splice(from.min(to)..to, request(rng, [0; 3]))),
+            _ => drop(message.splice(from..from, word(rng, WORDS).bytes())),
+        }
+    }
+    message
+}
+
+/// An input, and how it is sent.
+struct Input {
+    sent: Vec<u8>,
+    /// Where one write ends and the next begins.
+    cuts: Vec<usize>,
+    pause: Duration,
+    tcp: bool,
+    /// Whether the client says that it sends no more,
+    ends: bool,
+    /// and whether it reads the answer, or goes.
+    reads: bool,
+    /// The branches that the host takes, where it does not take all.
+    allowed: Option<&'static str>,
+    expected: Vec<Outcome>,
+}
+
+impl Input {
+    fn new(seed: u64, number: usize) -> Self {
+        let step = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let rng = &mut Rng::with_seed(Rng::with_seed(seed).u64(..).wrapping_add(step));
+        let some = rng.u8(1..4);
+        let mut sent = match rng.u8(..50) {
+            0 => iter::repeat_with(|| rng.u8(..)).take(100).collect(),
+            1 => iter::repeat_with(|| word(rng, WORDS)).take(40).collect::<String>().into_bytes(),
+            2..8 => request(rng, [0; 3]),
+            8..28 => request(rng, [14, 0, 0]),
+            28..42 => request(rng, [3, some, 0]),
+            _ => request(rng, [2, 0, some]),
+        };
+        match rng.u8(..16) {
+            0..=2 => sent.extend(request(rng, [0; 3])),
+            3 => sent.extend(word(rng, WORDS).bytes()),
+            4 => sent.resize(sent.len() + rng.usize(..40_000), b'x'),
+            _ => {}
+        }
+        let (tcp, reads) = (rng.u8(..8) == 0, rng.u8(..8) > 0);
+        let allowed = ALLOWED.filter(|_| rng.u8(..4) == 0);
+        let mut expected = expected(&sent, allowed);
+        // Who waits with half of a request waits for 10 s.
+        let ends = rng.bool() || expected.iter().all(|outcome| outcome.calls.is_empty());
+        if tcp && !reads {
+            // This may be a reset, which may destroy what was sent.
+            expected.push(Outcome::refused(400));
+        }
+        let mut cuts: Vec<_> = (4..rng.usize(..8)).map(|_| rng.usize(..=sent.len())).collect();
+        cuts.sort_unstable();
+        let pause = Duration::from_micros(rng.choice([0, 0, 300, 3000]).unwrap_or_default());
+        Self { sent, cuts, pause, tcp, ends, reads, allowed, expected }
+    }
+}
+
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sent, cuts, pause, tcp, ends, reads, allowed, expected } = self;
+        writeln!(f, "b\"{}\"", sent.escape_ascii())?;
+        writeln!(f, "cuts: {cuts:?} of {pause:?}, TCP: {tcp}, ends: {ends}, reads: {reads}")?;
+        write!(f, "allowed: {allowed:?}, expected: {expected:?}")
+    }
+}
+
+// What comes of it.
+
+/// What was seen in all.
+#[derive(Debug, Default)]
+struct Tally {
+    inputs: f64,
+    ran: f64,
+    statuses: BTreeMap<u16, u32>,
+    time: Duration,
+    cpu: Duration,
+    memory: u64,
+}
+
+impl Tally {
+    fn count(&mut self, ended: &Ended) {
+        self.inputs += 1.0;
+        self.ran += if ended.outcome.calls.is_empty() { 0.0 } else { 1.0 };
+        *self.statuses.entry(ended.outcome.status).or_default() += 1;
+        self.time = self.time.max(ended.time);
+        self.cpu = self.cpu.max(ended.cpu());
+        self.memory = self.memory.max(ended.used.rusage.maxrss);
+    }
+}
+
+/// What a process left behind.
+#[derive(Debug)]
+struct Ended {
+    used: ResUse,
+    time: Duration,
+    printed: io::Result<String>,
+    record: String,
+    /// How the client's reading ended, and what it read until then.
+    read: io::Result<usize>,
+    answer: String,
+    outcome: Outcome,
+}
+
+impl Ended {
+    /// What is wrong with it.
+    fn fault(&self, input: &Input) -> Option<&'static str> {
+        let Self { used, time, printed, record, read, answer, outcome } = self;
+        let exceeds = *time > MAX_TIME || self.cpu() > MAX_CPU || used.rusage.maxrss > MAX_MEMORY;
+        let quiet = printed.as_ref().is_ok_and(String::is_empty);
+        let status = if input.reads { answered(answer, &input.sent) } else { None };
+        [
+            ("it did not end well", used.status.success() && quiet),
+            ("it took too much", !exceeds),
+            ("it left no record of one line", record.lines().count() == 1),
+            ("it gave no whole answer", !input.reads || status == Some(outcome.status)),
+            // A write may come too late, after the answer.
+            ("the connection did not end well", read.is_ok() || !input.cuts.is_empty()),
+            ("it did something else", input.expected.contains(outcome)),
+        ]
+        .into_iter()
+        .find_map(|(fault, holds)| (!holds).then_some(fault))
+    }
+
+    fn cpu(&self) -> Duration {
+        self.used.rusage.utime + self.used.rusage.stime
+    }
+}
+
+/// A host, which takes one input after another.
+struct Host {
+    root: PathBuf,
+    calls: File,
+    records: File,
+}
+
+impl Host {
+    fn new(name: usize) -> io::Result<Self> {
+        let name = format!("fuzz-{}-{name}", process::id());
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(root.join("state"))?;
+        fs::write(root.join("state").join(KEPT), "")?;
+        fs::write(root.join("token"), TOKENS.join("\n") + "\nno token\n")?;
+        symlink(env::current_exe()?, root.join("systemctl"))?;
+        let [calls, records] = ["calls", "records"]
+            .map(|name| File::options().create(true).read(true).append(true).open(root.join(name)));
+        Ok(Self { root, calls: calls?, records: records? })
+    }
+
+    /// Runs the executable on an input.
+    fn serve(&mut self, input: &Input) -> io::Result<Ended> {
+        let begin = Instant::now();
+        let (mut client, passed) = pair(input.tcp)?;
+        // What it has for stdout ends when it does.
+        let (stdout, its) = UnixStream::pair()?;
+        client.set_read_timeout(Some(MAX_TIME))?;
+        client.set_write_timeout(Some(MAX_TIME))?;
+        stdout.set_read_timeout(Some(MAX_TIME))?;
+        let directory = self.root.join("state");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_buildbtw-hook"));
+        command.env_clear().envs(input.allowed.map(|names| ("BUILDBTW_BRANCHES", names)));
+        command.env("PATH", &self.root).env("CREDENTIALS_DIRECTORY", &self.root);
+        // listenfd looks there for the connection, and no other descriptor is passed as quickly.
+        command.env("LISTEN_FDS", "1").env("LISTEN_FDS_FIRST_FD", "0").stdin(passed);
+        command.stdout(OwnedFd::from(its)).stderr(self.records.try_clone()?);
+        let mut child = command.env("STATE_DIRECTORY", &directory).spawn()?;
+        drop(command);
+
+        let mut from = 0;
+        for to in input.cuts.iter().copied().chain([input.sent.len()]) {
+            // One that refuses need not read to the end.
+            let _ = client.write_all(&input.sent[from..to]);
+            if to < input.sent.len() || !input.reads {
+                thread::sleep(input.pause);
+            }
+            from = to;
+        }
+        if input.ends {
+            let _ = client.shutdown(Shutdown::Write);
+        }
+        let mut answer = Vec::new();
+        let read = if input.reads { client.read_to_end(&mut answer) } else { Ok(0) };
+        drop(client);
+        let printed = io::read_to_string(stdout);
+        if printed.is_err() {
+            child.kill()?;
+        }
+        let used = child.wait4()?;
+        let time = begin.elapsed();
+
+        let (record, calls) = (take(&mut self.records)?, take(&mut self.calls)?);
+        let status = record.split(": ").nth(2).and_then(|words| words.get(..3)?.parse().ok());
+        let mut state = BTreeSet::new();
+        for entry in fs::read_dir(&directory)? {
+            state.insert(entry?.file_name().to_string_lossy().into_owned());
+        }
+        let outcome = Outcome { status: status.unwrap_or_default(), calls, state };
+        if outcome.state != Outcome::refused(400).state {
+            fs::remove_dir_all(&directory)?;
+            fs::create_dir(&directory)?;
+            fs::write(directory.join(KEPT), "")?;
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        Ok(Ended { used, time, printed, record, read, answer, outcome })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // A second panic would hide the first.
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// The client's end of a connection, and the one that systemd accepted.
+fn pair(tcp: bool) -> io::Result<(TcpStream, OwnedFd)> {
+    if !tcp {
+        let (client, passed) = UnixStream::pair()?;
+        return Ok((OwnedFd::from(client).into(), passed.into()));
+    }
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    client.set_nodelay(true)?;
+    Ok((client, listener.accept()?.0.into()))
+}
+
+/// All that is in the file, which is then empty.
+fn take(file: &mut File) -> io::Result<String> {
+    file.rewind()?;
+    let text = io::read_to_string(&mut *file)?;
+    file.set_len(0)?;
+    Ok(text)
+}
+
+/// The status of what is one whole answer.
+fn answered(answer: &str, sent: &[u8]) -> Option<u16> {
+    let expects = sent.to_ascii_lowercase().windows(12).any(|window| window == b"100-continue");
+    let interim = answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").filter(|_| expects);
+    let answer = interim.unwrap_or(answer).as_bytes();
+    let mut fields = [EMPTY_HEADER; 9];
+    let mut response = httparse::Response::new(&mut fields);
+    let Ok(Status::Complete(head)) = response.parse(answer) else { return None };
+    let [len] = values(response.headers, "Content-Length")[..] else { return None };
+    let body = &answer[head..];
+    let whole = if sent.starts_with(b"HEAD ") {
+        body.is_empty() && len != "0"
+    } else {
+        body.ends_with(b"\n") && len == body.len().to_string()
+    };
+    let proper = [("WWW-Authenticate", 401), ("Allow", 405), ("Preference-Applied", 202)];
+    let proper = proper.iter().all(|(name, status)| {
+        values(response.headers, name).len() == usize::from(response.code == Some(*status))
+    });
+    response.code.filter(|_| whole && proper && response.version == Some(0) && answer.len() < 4096)
+}
