@@ -30,6 +30,8 @@ MADE = {
     "/etc/systemd/system/multi-user.target.wants/buildbtw-hook-restore.service",
     "/etc/systemd/system/sockets.target.wants/buildbtw-hook.socket",
     "/run/buildbtw-hook.sock",
+    "/usr/local/lib/buildbtw-hook/lib",
+    "/usr/local/lib/buildbtw-hook/lib64",
 }
 
 
@@ -213,6 +215,11 @@ def test_destdir(prefix, executable, units, rules, tree):
         if path.suffix == ".service":
             started_program = re.findall(r"(?m)^ExecStart=(\S+)", path.read_text())
             assert started_program == [f"{executable}/buildbtw-hook"]
+    service = put[f"{units}/buildbtw-hook@.service".lstrip("/")].read_text()
+    root = units.removesuffix("systemd/system") + "buildbtw-hook"
+    assert re.findall(r"(?m)^RootDirectory=(\S+)", service) == [root]
+    assert f" {executable}/buildbtw-hook\n" in service, "it is there wherever PREFIX is"
+    assert (destination / root.lstrip("/") / "usr").is_dir()
 
     assert as_nobody([tree / "systemd/install", "--uninstall"], **environment).returncode == 0
     assert [path for path in destination.rglob("*") if path.is_file()] == []
