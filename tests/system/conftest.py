@@ -80,6 +80,15 @@ def feature_x():
     assert host.undeploy("feature-x").status == 200
 
 
+@pytest.fixture(scope="module")
+def nginx():
+    """nginx before the hook, with a pool of connections that it would keep, and as ansible has it."""
+    with subprocess.Popen(["nginx", "-c", Path("/src/tests/fixtures/nginx.conf")]) as process:
+        host.until(lambda: host.run("curl", "--silent", "http://127.0.0.1:8081").returncode == 0)
+        yield
+        process.terminate()
+
+
 @pytest.fixture(autouse=True)
 def sound_host(request):
     """No test, whatever it sends, may leave the host degraded or a unit behind."""

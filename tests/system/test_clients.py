@@ -1,8 +1,5 @@
 """Clients that would keep their connection: each call gets one that works."""
 
-import subprocess
-from pathlib import Path
-
 import pytest
 import requests
 
@@ -10,17 +7,7 @@ import host
 from host import bearer, run
 
 CALLS = 100
-NGINX = Path(__file__).parent.parent / "fixtures/nginx.conf"
 PROXY = "http://127.0.0.1:8080"
-
-
-@pytest.fixture
-def nginx():
-    """nginx before the hook, with a pool of connections that it would keep."""
-    with subprocess.Popen(["nginx", "-c", NGINX]) as process:
-        host.until(lambda: run("curl", "--silent", PROXY).returncode == 0)
-        yield
-        process.terminate()
 
 
 def many(base):
