@@ -19,6 +19,7 @@ TOKEN = str(host.TOKEN_FILE)
 # What an installation consists of.
 FILES = {
     "/usr/local/bin/buildbtw-hook": 0o755,
+    "/usr/local/lib/buildbtw-hook/dev/null": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook-restore.service": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook.socket": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook@.service": 0o644,
@@ -200,6 +201,7 @@ def test_destdir(prefix, executable, units, rules, tree):
         if path.is_file()
     }
     sysusers = units.removesuffix("systemd/system") + "sysusers.d"
+    root = units.removesuffix("systemd/system") + "buildbtw-hook"
     assert put.keys() == {
         path.lstrip("/")
         for path in (
@@ -209,6 +211,7 @@ def test_destdir(prefix, executable, units, rules, tree):
             f"{units}/buildbtw-hook@.service",
             f"{sysusers}/buildbtw-hook.conf",
             f"{rules}/50-buildbtw-hook.rules",
+            f"{root}/dev/null",
         )
     }
     for path in put.values():
@@ -216,9 +219,8 @@ def test_destdir(prefix, executable, units, rules, tree):
             started_program = re.findall(r"(?m)^ExecStart=(\S+)", path.read_text())
             assert started_program == [f"{executable}/buildbtw-hook"]
     service = put[f"{units}/buildbtw-hook@.service".lstrip("/")].read_text()
-    root = units.removesuffix("systemd/system") + "buildbtw-hook"
     assert re.findall(r"(?m)^RootDirectory=(\S+)", service) == [root]
-    assert f" {executable}/buildbtw-hook\n" in service, "it is there wherever PREFIX is"
+    assert f"BindPaths={executable}/buildbtw-hook\n" in service, "it is there wherever PREFIX is"
     assert (destination / root.lstrip("/") / "usr").is_dir()
 
     assert as_nobody([tree / "systemd/install", "--uninstall"], **environment).returncode == 0
@@ -231,6 +233,11 @@ def without_binary(tree):
     """The program was not built."""
     (tree / "target/release/buildbtw-hook").unlink()
     return run(tree / "systemd/install")
+
+
+def with_a_prefix_of_no_units(tree):
+    """Where systemd does not look."""
+    return run("env", "PREFIX=/opt/b", tree / "systemd/install")
 
 
 def as_ordinary_user(tree):
@@ -252,6 +259,7 @@ def with_another_option(tree):
     ("started", "words"),
     [
         (without_binary, "run 'cargo build --release' first"),
+        (with_a_prefix_of_no_units, "PREFIX=/opt/b needs a DESTDIR"),
         (as_ordinary_user, "run it as root: sudo systemd/install"),
         (uninstall_as_ordinary_user, "run it as root: sudo systemd/install --uninstall"),
         (with_another_option, "usage: systemd/install [--uninstall]"),
