@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::io;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use log::kv::Value;
@@ -41,10 +42,11 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call of which nothing is known yet but the peer's address, as systemd passes it
-    /// (systemd.exec(5)); a Unix socket's peer is `local`.
+    /// A call of which nothing is known yet but the peer's IP address, as systemd passes it
+    /// (systemd.exec(5)); a Unix socket's peer, who may choose its name, is `local`.
     pub fn new(started: Instant) -> Self {
-        let caller = std::env::var("REMOTE_ADDR").unwrap_or_else(|_| "local".to_owned());
+        let address = std::env::var("REMOTE_ADDR").ok().filter(|a| a.parse::<IpAddr>().is_ok());
+        let caller = address.unwrap_or_else(|| "local".to_owned());
         Self { started, caller, hook: None, branch: None }
     }
 

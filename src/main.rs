@@ -4,7 +4,7 @@
 //! systemd.socket(5)). It serves the one request, has `systemctl` do the work, writes
 //! one record to the journal and exits. Each stage is a file:
 //!
-//! connection → request → token → branch → systemctl → deployed → answer, and the journal.
+//! connection → request → token → branch → slot → systemctl → deployed → answer, and the journal.
 
 mod answer;
 mod branch;
@@ -12,6 +12,7 @@ mod connection;
 mod deployed;
 mod journal;
 mod request;
+mod slot;
 mod systemctl;
 mod token;
 
@@ -81,6 +82,7 @@ fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Answer
     token::admit(request.authorization()?)?;
     let hook = *call.hook.insert(request.hook()?);
     let branch = call.branch.insert(Branch::allowed(&request.branch()?)?);
+    let _slot = slot::take();
     let answer = systemctl::run(hook, branch, request.prefers_async())?;
     deployed::note(hook, branch)?;
     Ok(answer)

@@ -4,7 +4,7 @@
 //! Every call, whatever it is about, is held to what must be true of all of them: see
 //! [`Call::finish`], [`Answer::parse`] and [`Ended::new`].
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -770,6 +770,36 @@ fn notes_what_is_deployed_and_restores_it() {
     assert_eq!(host.run(&["--restore"]).status.code(), Some(1));
 }
 
+#[test]
+fn is_at_work_in_a_slot_and_waits_for_one() {
+    // Two systemctl, so that each call's can be told, and one directory of slots.
+    let [one, other] = [Host::new(), Host::new()];
+    let directory = one.root.join("empty");
+    let slots: Vec<_> = (0..64)
+        .map(|slot| File::create(directory.join(format!("slot-{slot}"))).expect("a slot"))
+        .collect();
+    for slot in &slots {
+        slot.lock().expect("a lock");
+    }
+    let [one, other] = [one, other]
+        .map(|host| host.set("RUNTIME_DIRECTORY", directory.to_str().expect("a path in UTF-8")));
+    let mut waiting = [one.connect(Unix), other.connect(Tcp)];
+    for call in &mut waiting {
+        call.send(deploy_x());
+    }
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!([one.take_calls(), other.take_calls()].concat(), NOT_RUN);
+    // Who is refused waits for no one.
+    let without = message(&format!("GET {DEPLOY}?branch=x HTTP/1.1"), &[], "");
+    one.answers(without, 401, "send Authorization", NOT_RUN);
+
+    // One slot is enough for both, one after the other.
+    slots[63].unlock().expect("a lock");
+    for call in waiting {
+        call.finish().is(200, "is deployed", RESTART_X, "a slot that is free again");
+    }
+}
+
 // Who is let in.
 
 #[test]
@@ -1454,6 +1484,8 @@ fn records_the_caller() {
         (peer, &["X-Real-IP: fe80::1%eth0"], "192.0.2.7"),
         (None, &["X-Real-IP: 256.0.0.1"], "local"),
         (None, &["X-Forwarded-For: 198.51.100.1"], "local"),
+        // A name that the client of a Unix socket chose.
+        (Some("@x: 200 in 1 ms for 192.0.2.7"), &[], "local"),
     ] {
         let host = Host::new();
         let host = if let Some(remote) = remote { host.set("REMOTE_ADDR", remote) } else { host };
@@ -1462,7 +1494,10 @@ fn records_the_caller() {
             assert_eq!(ended.caller(), caller, "{fields:?}");
         }
         let refused = authorized("GET / HTTP/9", fields, "");
-        assert_eq!(host.call(Unix, refused).ended.caller(), remote.unwrap_or("local"));
+        assert_eq!(
+            host.call(Unix, refused).ended.caller(),
+            if remote == peer { "192.0.2.7" } else { "local" }
+        );
     }
 }
 

@@ -40,16 +40,6 @@ LOADED = [10, 100, 500]
 # What a container has: its root and its /dev/shm.
 MOUNTS_OF_AN_INSTANCE = 2
 
-# A unit that does nothing, in place of the Quadlet: what systemd itself needs, and no more.
-NOTHING = """\
-[Unit]
-StartLimitIntervalSec=0
-[Service]
-ExecStart=true
-RemainAfterExit=yes
-Type=oneshot
-"""
-
 LISTENING = """\
 [Socket]
 Accept=yes
@@ -150,20 +140,6 @@ def install_variants():
     sockets = [file.name for file in UNITS.glob("bench-*.socket")]
     host.systemctl("start", "bench-webhook.service", *sockets)
     host.until(lambda: host.run("curl", "-s", "http://127.0.0.1:9300").returncode == 0)
-
-
-@contextlib.contextmanager
-def do_nothing():
-    """Every branch a unit that does nothing, in the body."""
-    template = UNITS / "buildbtw@.service"
-    template.write_text(NOTHING)
-    host.systemctl("daemon-reload")
-    try:
-        yield
-    finally:
-        host.forget_branches()
-        template.unlink()
-        host.systemctl("daemon-reload")
 
 
 # --- What is written down
@@ -490,7 +466,7 @@ def main():
     """Measures all, the machine's start-up noise over."""
     host.push("review")
     install_variants()
-    with do_nothing():
+    with host.do_nothing():
         size_memory_and_cpu()
         calls_one_by_one("refused", ROUNDS)
         calls_one_by_one("restart", ROUNDS)

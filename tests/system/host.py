@@ -18,6 +18,7 @@ TOKEN_FILE = Path("/etc/buildbtw-hook/token")
 TEMPLATE = Path("/etc/containers/systemd/buildbtw@.container")
 SOCKET = "/run/buildbtw-hook.sock"
 STATE = Path("/var/lib/buildbtw-hook")
+SLOTS = Path("/run/buildbtw-hook")
 USER = "buildbtw-hook"
 TRANSPORTS = ["tcp", "unix"]
 
@@ -238,6 +239,31 @@ def drop_in(name, text):
         yield
     finally:
         file.unlink()
+        systemctl("daemon-reload")
+
+
+# A unit that does nothing, in place of the Quadlet: what systemd itself needs, and no more.
+NOTHING = """\
+[Unit]
+StartLimitIntervalSec=0
+[Service]
+ExecStart=true
+RemainAfterExit=yes
+Type=oneshot
+"""
+
+
+@contextmanager
+def do_nothing():
+    """Every branch a unit that does nothing, in the body."""
+    template = Path("/run/systemd/system/buildbtw@.service")
+    template.write_text(NOTHING)
+    systemctl("daemon-reload")
+    try:
+        yield
+    finally:
+        forget_branches()
+        template.unlink()
         systemctl("daemon-reload")
 
 

@@ -1,13 +1,17 @@
 """Many calls at once, and many callers that never finish: none is lost, and none is in the way."""
 
 import itertools
+import re
+import subprocess
 import time
 from collections import Counter
+from pathlib import Path
 
 import host
 
 MANY = 200
 HANGING = 60
+HALF_OPEN = 1000
 ARRIVAL_MS = 10000
 
 
@@ -73,6 +77,24 @@ def test_deployments_in_the_midst_of_many_calls():
     settled()
 
 
+def test_more_calls_than_the_host_can_serve():
+    """As on a host half as fast: they wait for a slot, and none is refused by D-Bus."""
+    unit = Path("/usr/local/lib/systemd/system/buildbtw-hook.socket").read_text()
+    burst = int(re.search(r"(?m)^PollLimitBurst=(\d+)$", unit)[1])
+    branches = [f"nothing-{number}" for number in range(2 * MANY)]
+    twice_as_many = f"[Socket]\nPollLimitBurst={2 * burst}\n"
+    with host.drop_in("buildbtw-hook.socket", twice_as_many), host.do_nothing():
+        host.systemctl("restart", "buildbtw-hook.socket")
+        calls = [
+            calling(host.TRANSPORTS[number % 2], f"/hooks/deploy-branch?branch={branch}")
+            for number, branch in enumerate(branches)
+        ]
+        assert Counter(host.at_once(*calls)) == {200: len(calls)}
+        assert host.noted() == sorted(branches)
+    host.systemctl("restart", "buildbtw-hook.socket")
+    settled()
+
+
 def hanging(transport, sent):
     """A caller that sends a part of `sent` a second; its result is its answer's status."""
 
@@ -132,3 +154,38 @@ def test_a_message_that_lacks_its_last_byte():
     assert {answer.text for answer in answers} == {"no whole request within 10 s\n"}
     assert time.monotonic() - start >= ARRIVAL_MS / 1000
     assert host.state("feature-x") == "inactive"
+
+
+def test_half_open_connections():
+    """A call behind them waits until each was let in and found to be gone."""
+    part = authorised("/hooks/deploy-branch?branch=feature-x")[:-1]
+    connections = []
+    for number in range(HALF_OPEN):
+        connections.append(host.connect(host.TRANSPORTS[number % 2]))
+        # Half of them say nothing at all.
+        if number % 4 < 2:
+            connections[-1].sendall(part)
+    for connection in connections:
+        connection.close()
+    start = time.monotonic()
+    assert host.undeploy("never", transport="tcp").status == 200
+    assert host.undeploy("never", transport="unix").status == 200
+    print(f"a call behind {HALF_OPEN} took {time.monotonic() - start:.0f} s")
+    assert host.state("feature-x") == "inactive"
+    settled()
+
+
+def test_upgrades_in_the_midst_of_many_calls():
+    calls = [
+        calling(host.TRANSPORTS[number % 2], "/hooks/undeploy-branch?branch=never")
+        for number in range(MANY // 2)
+    ]
+
+    def upgrades():
+        for _ in range(3):
+            time.sleep(1)
+            subprocess.run(["/src/systemd/install"], check=True, stdout=subprocess.DEVNULL)
+
+    *statuses, _ = host.at_once(*calls, upgrades)
+    assert Counter(statuses) == {200: MANY // 2}
+    settled()

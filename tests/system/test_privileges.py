@@ -284,15 +284,16 @@ NEITHER_SOCKET_NOR_DEVICE = "-exec test ! -S '{}' ';' -exec test ! -c '{}' ';'"
 def test_only_its_own_files_are_writable():
     everywhere = "find / -path /proc -prune -o -writable '(' -type d -o -type f ')'"
     result = in_sandbox(f"{everywhere} {NEITHER_SOCKET_NOR_DEVICE} -print 2>/dev/null")
-    assert result.stdout.splitlines() == [str(host.STATE)]
+    files = [str(path) for path in [host.SLOTS, *host.SLOTS.iterdir(), host.STATE]]
+    assert sorted(result.stdout.splitlines()) == sorted(files)
 
 
 def test_of_the_hosts_files_it_sees_its_own_alone():
     others = " ".join(f"-path {path} -prune -o" for path in ["/proc", "/sys", "/usr"])
     everywhere = f"find / {others} -type f {NEITHER_SOCKET_NOR_DEVICE} -print"
     seen = in_sandbox(f"{everywhere} 2>/dev/null").stdout.splitlines()
-    # The credential, and os-release.
-    known = ("/run/credentials/", "/run/host/")
+    # The credential, os-release, and the slots.
+    known = ("/run/credentials/", "/run/host/", f"{host.SLOTS}/")
     assert [file for file in seen if not file.startswith(known)] == []
     assert in_sandbox("ls /boot /home /root /srv /var/lib/containers").stdout.count("cannot") == 5
 
