@@ -35,6 +35,10 @@ def test_the_developers_commands_exist():
         assert line in usage
 
 
+def test_the_figures_are_those_of_the_last_bench():
+    assert Path("tests/bench/table.md").read_text() in README
+
+
 def test_install():
     (output,) = run_block("install")
     curl = output.splitlines()[-1]

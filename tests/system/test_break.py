@@ -1,0 +1,220 @@
+"""What breaks around a call: what the caller gets, and that the next one needs no one's help."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import pytest
+
+import host
+
+BRANCH = "feature-x"
+
+
+def deployed(branch=BRANCH):
+    """What a caller who was answered 200 may rely on."""
+    return host.state(branch) == "active" and branch in host.noted()
+
+
+def next_calls_work():
+    """As if nothing had been."""
+    assert host.deploy(BRANCH).status == 200
+    assert deployed()
+    assert host.undeploy(BRANCH, transport="tcp").status == 200
+    assert not host.noted()
+
+
+# --- The hook itself
+
+
+def test_killed_while_it_waits_for_its_client():
+    with host.connect("unix") as connection:
+        (process,) = host.until(host.processes)
+        os.kill(process, signal.SIGKILL)
+        assert host.rest_of(connection) == b""
+    next_calls_work()
+
+
+def test_killed_while_it_waits_for_the_job():
+    with host.held(BRANCH) as let_go:
+        with host.connect("unix") as connection:
+            path = f"/hooks/deploy-branch?branch={BRANCH}"
+            connection.sendall(host.request(path, credentials=host.token()))
+            host.until(lambda: host.state(BRANCH) == "activating")
+            (process,) = host.processes()
+            os.kill(process, signal.SIGKILL)
+            assert host.rest_of(connection) == b""
+        let_go()
+        host.until(lambda: host.state(BRANCH) == "active")
+    # Nobody was told that it is deployed, and the next boot would not bring it back.
+    assert not host.noted()
+    next_calls_work()
+
+
+# --- systemd, and what it is reached by
+
+
+@pytest.mark.parametrize("command", ["daemon-reload", "daemon-reexec"])
+def test_systemd_starts_anew_during_a_deployment(command):
+    with host.held(BRANCH) as let_go, host.in_background(lambda: host.deploy(BRANCH)) as call:
+        host.until(lambda: host.state(BRANCH) == "activating")
+        host.systemctl(command)
+        assert not call.done()
+        let_go()
+        answer = call.result()
+    # Who waits over D-Bus is cut off by daemon-reexec, and is told so; the job goes on.
+    assert answer.status == 200 or command == "daemon-reexec", answer
+    assert deployed() == (answer.status == 200)
+    host.until(lambda: host.state(BRANCH) == "active")
+    next_calls_work()
+
+
+@contextmanager
+def stopped(*units):
+    """The host without some of its units, and with them again."""
+    host.systemctl("stop", *units)
+    try:
+        yield
+    finally:
+        host.systemctl("start", *units)
+
+
+def test_without_polkit():
+    unit = "polkit.service"
+    with stopped(unit):
+        host.systemctl("mask", "--runtime", unit)
+        try:
+            answer = host.deploy(BRANCH)
+            assert answer.status == 500
+            assert "restart of buildbtw@feature-x.service failed" in answer.text
+            assert not host.noted()
+        finally:
+            host.systemctl("unmask", "--runtime", unit)
+    next_calls_work()
+
+
+def test_without_the_journal():
+    sockets = ["systemd-journald.socket", "systemd-journald-dev-log.socket"]
+    with stopped(*sockets, "systemd-journald.service"):
+        assert host.deploy(BRANCH).status == 200
+        assert deployed()
+    next_calls_work()
+    journal = host.Journal()
+    host.undeploy(BRANCH)
+    assert len(journal.calls()) == 1
+
+
+# --- The clock
+
+
+@pytest.fixture
+def clock():
+    """Sets the clock that calls see, which is the wall's: the monotonic one of a host never jumps.
+
+    The machine's own clock is the host's too, so what jumps is what libfaketime tells the process.
+    """
+    file = host.SLOTS / "clock"
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    environment = {
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": file,
+        "FAKETIME_NO_CACHE": 1,
+        "FAKETIME_DONT_FAKE_MONOTONIC": 1,
+    }
+    lines = [f"Environment={name}={value}" for name, value in environment.items()]
+    file.write_text("+0")
+    with host.drop_in("buildbtw-hook@.service", "\n".join(["[Service]", *lines, ""])):
+        yield file.write_text
+    file.unlink()
+
+
+def test_the_clock_jumps(clock, journal):
+    """A deployment takes as long as it takes, and a request has its 10 s, neither more nor less."""
+    with (
+        host.connect("tcp") as before_both,
+        host.held(BRANCH) as let_go,
+        host.in_background(lambda: host.deploy(BRANCH)) as call,
+    ):
+        start = time.monotonic()
+        host.until(lambda: host.state(BRANCH) == "activating")
+        clock("+3650d")
+        with host.connect("unix") as between:
+            host.until(lambda: len(host.processes()) == 3)
+            clock("-3650d")
+            let_go()
+            answer = call.result()
+            assert answer.status == 200
+            told = parsedate_to_datetime(answer.headers["date"])
+            assert datetime.now(UTC) - told > timedelta(days=3000), "the jump was seen"
+            for connection in before_both, between:
+                assert host.answer_on(connection).status == 408
+                assert 10 <= time.monotonic() - start < 12
+    durations = [int(record["BUILDBTW_DURATION_MS"]) for record in journal.calls()]
+    assert max(durations) < 12000
+    next_calls_work()
+
+
+# --- Full file systems
+
+
+@contextmanager
+def full(directory):
+    """A file system without room in place of a directory, whose owner it keeps."""
+    owner = Path(directory).stat()
+    options = f"size=4k,nr_inodes=2,mode=755,uid={owner.st_uid},gid={owner.st_gid}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "full", directory], check=True)
+    (Path(directory) / "full").write_bytes(4096 * b"x")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+def test_no_room_for_what_is_deployed():
+    with full(host.STATE):
+        answer = host.deploy(BRANCH)
+        assert answer.status == 500
+        assert "is done, but a reboot will undo it" in answer.text
+        assert "No space left on device" in answer.text
+        assert host.state(BRANCH) == "active"
+        assert host.undeploy(BRANCH).status == 200
+    next_calls_work()
+
+
+@contextmanager
+def filled(directory):
+    """A file system without room, and with it again."""
+    file = Path(directory) / "filling"
+    with file.open("wb", buffering=0) as out, pytest.raises(OSError, match="No space left"):
+        # So far that systemd itself, as root, can't write a line.
+        for size in [1 << 20, 4096, 1]:
+            while out.write(size * b"x"):
+                pass
+    try:
+        yield
+    finally:
+        file.unlink()
+
+
+def test_run_is_full():
+    """Each call is answered or cut off, and what is answered 200 is so."""
+    small = ["mount", "-o", "remount,size=64m", "/run"]
+    size = next(line for line in Path("/proc/mounts").read_text().splitlines() if " /run " in line)
+    subprocess.run(small, check=True)
+    try:
+        with filled("/run"):
+            with host.connect("unix") as connection:
+                path = f"/hooks/deploy-branch?branch={BRANCH}"
+                connection.sendall(host.request(path, credentials=host.token()))
+                received = host.rest_of(connection)
+            assert not received or host.Answer.parse(received).status in (200, 500)
+            assert not received.startswith(b"HTTP/1.0 200") or deployed()
+    finally:
+        options = [each for each in size.split()[3].split(",") if each.startswith("size=")]
+        subprocess.run(["mount", "-o", ",".join(["remount", *options]), "/run"], check=True)
+    next_calls_work()
