@@ -135,14 +135,15 @@ def clock():
 
 def test_the_clock_jumps(clock, journal):
     """A deployment takes as long as it takes, and a request has its 10 s, neither more nor less."""
+    opened = [time.monotonic()]
     with (
         host.connect("tcp") as before_both,
         host.held(BRANCH) as let_go,
         host.in_background(lambda: host.deploy(BRANCH)) as call,
     ):
-        start = time.monotonic()
         host.until(lambda: host.state(BRANCH) == "activating")
         clock("+3650d")
+        opened.append(time.monotonic())
         with host.connect("unix") as between:
             host.until(lambda: len(host.processes()) == 3)
             clock("-3650d")
@@ -151,9 +152,9 @@ def test_the_clock_jumps(clock, journal):
             assert answer.status == 200
             told = parsedate_to_datetime(answer.headers["date"])
             assert datetime.now(UTC) - told > timedelta(days=3000), "the jump was seen"
-            for connection in before_both, between:
+            for connection, start in zip([before_both, between], opened, strict=True):
                 assert host.answer_on(connection).status == 408
-                assert 10 <= time.monotonic() - start < 12
+                assert 10 <= time.monotonic() - start < 13
     durations = [int(record["BUILDBTW_DURATION_MS"]) for record in journal.calls()]
     assert max(durations) < 12000
     next_calls_work()

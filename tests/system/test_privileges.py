@@ -335,6 +335,8 @@ def test_no_privileged_system_call(call):
 
 # --- What someone in it can do, as the README says
 
+LIST_SESSIONS = "org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager ListSessions"
+
 
 @pytest.mark.parametrize(
     ("command", "output"),
@@ -344,6 +346,8 @@ def test_no_privileged_system_call(call):
         ("systemctl show --property=Id,ActiveState buildbtw-hook.socket", "ActiveState=active"),
         ("systemctl list-units --no-legend docker-registry.service", "docker-registry"),
         ("BUILDBTW_BRANCHES=main systemctl restart buildbtw@feature-x.service", ""),
+        (f"flock --nonblock {host.SLOTS}/slot-0 echo taken", "taken"),
+        (f"busctl call {LIST_SESSIONS}", "a(susso)"),
         ("python3 -c 'print(6 * 7)'", "42"),
     ],
 )
