@@ -1,8 +1,8 @@
 //! How many calls are at work at a time: each has a slot, and the others wait for one.
 //!
-//! The socket's throttle is a rate, and a host that is slower than it would be asked ever more at
-//! once, until `dbus-daemon` refuses: it keeps 128 replies pending for a connection
-//! (`max_replies_per_connection`, dbus-daemon(1)), and systemd's own waits for polkit at each call.
+//! The socket's throttle is a rate, and a host that is slower would have ever more calls at work,
+//! until `dbus-daemon` refuses them: systemd asks polkit at each, and may have 128 replies pending
+//! (`max_replies_per_connection`, dbus-daemon(1)).
 //!
 //! A slot is a lock on a file in the unit's `RuntimeDirectory=` (systemd.exec(5)), so it is free
 //! again when its process has ended, however that was. Without the directory no one waits.

@@ -45,7 +45,7 @@ def files():
             found[str(path)] = str(path.readlink())
         elif path.is_file():
             found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in Path("/run").glob("buildbtw-hook*"):
+    for path in Path("/run").glob("buildbtw-hook.*"):
         found[str(path)] = ""
     return found
 
@@ -120,6 +120,8 @@ def test_uninstall_and_install_again(reinstalled):
     installed, token = files(), host.TOKEN_FILE.read_bytes()
     assert FILES.keys() | MADE | {TOKEN} <= installed.keys()
     assert host.deploy("main").status == 200
+    made_by_calls = [host.STATE, host.SLOTS]
+    assert all(directory.exists() for directory in made_by_calls)
 
     result = run(INSTALL, "--uninstall")
     assert result.returncode == 0, result.stdout
@@ -132,7 +134,7 @@ def test_uninstall_and_install_again(reinstalled):
     assert changed <= {f"/etc/{name}{copy}" for copy in ("", "-")
                        for name in ("passwd", "shadow", "group", "gshadow")}  # fmt: skip
     assert host.TOKEN_FILE.read_bytes() == token
-    assert not host.STATE.exists()
+    assert not any(directory.exists() for directory in made_by_calls)
     assert run("getent", "passwd", host.USER).returncode == 2
     assert run("getent", "group", host.USER).returncode == 2
     assert run("systemctl", "cat", "buildbtw-hook.socket").returncode != 0
