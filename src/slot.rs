@@ -8,7 +8,7 @@
 //! again when its process has ended, however that was. Without the directory no one waits.
 
 use std::env;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -34,8 +34,10 @@ fn wait_in(directory: &Path) -> io::Result<File> {
     loop {
         for slot in 0..SLOTS {
             let file = File::create(directory.join(format!("slot-{slot}")))?;
-            if file.try_lock().is_ok() {
-                return Ok(file);
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
             }
         }
         thread::sleep(POLL);
