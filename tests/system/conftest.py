@@ -22,10 +22,8 @@ def throttle(request):
     if request.module.__name__ == "test_burst":
         yield
         return
-    with host.drop_in("buildbtw-hook.socket", "[Socket]\nPollLimitIntervalSec=0\n"):
-        host.systemctl("restart", "buildbtw-hook.socket")
+    with host.throttle("PollLimitIntervalSec=0"):
         yield
-    host.systemctl("restart", "buildbtw-hook.socket")
 
 
 @pytest.fixture(scope="session")

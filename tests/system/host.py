@@ -242,6 +242,17 @@ def drop_in(name, text):
         systemctl("daemon-reload")
 
 
+@contextmanager
+def throttle(settings):
+    """Other settings of the socket's throttle, in force in the body."""
+    try:
+        with drop_in("buildbtw-hook.socket", f"[Socket]\n{settings}\n"):
+            systemctl("restart", "buildbtw-hook.socket")
+            yield
+    finally:
+        systemctl("restart", "buildbtw-hook.socket")
+
+
 # A unit that does nothing, in place of the Quadlet: what systemd itself needs, and no more.
 NOTHING = """\
 [Unit]
