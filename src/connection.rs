@@ -10,7 +10,6 @@ use std::io::{self, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
@@ -260,12 +259,8 @@ fn parse(message: &[u8], head_len: usize) -> io::Result<Option<Request>> {
     // One write, before anyone can close the other end: it fits the socket's buffer.
     feed.write_all(&sealed)?;
     feed.shutdown(Shutdown::Write)?;
-    // What tiny_http refuses it answers by itself and closes; recv() would wait on.
-    thread::spawn(move || {
-        let _ = io::copy(&mut feed, &mut io::sink());
-        server.unblock();
-    });
-    while let Ok(request) = server.recv() {
+    // What tiny_http refuses it answers by itself, and recv() would wait for ever.
+    while let Some(request) = server.recv_timeout(ARRIVAL)? {
         let sealed =
             |header: &tiny_http::Header| header.field.equiv(SEAL) && header.value == seal.as_str();
         if request.headers().iter().any(sealed) {
