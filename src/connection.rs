@@ -7,6 +7,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, Read, Write};
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -248,8 +249,8 @@ fn parse(message: &[u8], head_len: usize) -> io::Result<Option<Request>> {
     let listener = UnixListener::bind_addr(&address)?;
     let mut feed = UnixStream::connect_addr(&address)?;
     // Never dropped: to drop a Server is to connect to its address, and it has no path.
-    let server: &Server =
-        Box::leak(Box::new(Server::from_listener(listener, None).map_err(io::Error::other)?));
+    let server =
+        ManuallyDrop::new(Server::from_listener(listener, None).map_err(io::Error::other)?);
 
     let seal = random();
     let (head, body) = message.split_at(head_len);
@@ -259,7 +260,7 @@ fn parse(message: &[u8], head_len: usize) -> io::Result<Option<Request>> {
     // One write, before anyone can close the other end: it fits the socket's buffer.
     feed.write_all(&sealed)?;
     feed.shutdown(Shutdown::Write)?;
-    // What tiny_http refuses it answers by itself, and recv() would wait for ever.
+    // It refuses nothing that passed the checks here; if it did, recv() would wait for ever.
     while let Some(request) = server.recv_timeout(ARRIVAL)? {
         let sealed =
             |header: &tiny_http::Header| header.field.equiv(SEAL) && header.value == seal.as_str();
