@@ -62,12 +62,8 @@ def token_file():
 @pytest.fixture
 def no_template():
     """The host without the template of its branches."""
-    away = Path("/run/template")
-    shutil.move(host.TEMPLATE, away)
-    host.systemctl("daemon-reload")
-    yield
-    shutil.move(away, host.TEMPLATE)
-    host.systemctl("daemon-reload")
+    with host.no_template():
+        yield
 
 
 @pytest.fixture(scope="module")

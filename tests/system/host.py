@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -275,6 +276,19 @@ def do_nothing():
     finally:
         forget_branches()
         template.unlink()
+        systemctl("daemon-reload")
+
+
+@contextmanager
+def no_template():
+    """The host without the template of its branches."""
+    away = Path("/run/template")
+    shutil.move(TEMPLATE, away)
+    systemctl("daemon-reload")
+    try:
+        yield
+    finally:
+        shutil.move(away, TEMPLATE)
         systemctl("daemon-reload")
 
 
