@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -185,4 +186,19 @@ def test_upgrades_in_the_midst_of_many_calls():
 
     *statuses, _ = host.at_once(*calls, upgrades)
     assert Counter(statuses) == {200: MANY // 2}
+    settled()
+
+
+def test_an_executable_that_is_replaced_again_and_again():
+    """Each sandbox finds one, whenever it looks: the old or the new."""
+    installed, new = Path("/usr/local/bin/buildbtw-hook"), Path("/usr/local/bin/buildbtw-hook.new")
+    calls = [
+        calling(host.TRANSPORTS[number % 2], "/hooks/undeploy-branch?branch=never")
+        for number in range(MANY // 2)
+    ]
+    with host.in_background(lambda: host.at_once(*calls)) as called:
+        while not called.done():
+            shutil.copy(installed, new)
+            new.rename(installed)
+    assert Counter(called.result()) == {200: MANY // 2}
     settled()
