@@ -173,18 +173,19 @@ def test_half_open_connections():
     settled()
 
 
-def test_upgrades_in_the_midst_of_many_calls():
-    calls = [
-        calling(host.TRANSPORTS[number % 2], "/hooks/undeploy-branch?branch=never")
-        for number in range(MANY // 2)
-    ]
+def undeployments():
+    """Half of MANY calls, shared out between the addresses, that find nothing to take down."""
+    path = "/hooks/undeploy-branch?branch=never"
+    return [calling(host.TRANSPORTS[number % 2], path) for number in range(MANY // 2)]
 
+
+def test_upgrades_in_the_midst_of_many_calls():
     def upgrades():
         for _ in range(3):
             time.sleep(1)
             subprocess.run(["/src/systemd/install"], check=True, stdout=subprocess.DEVNULL)
 
-    *statuses, _ = host.at_once(*calls, upgrades)
+    *statuses, _ = host.at_once(*undeployments(), upgrades)
     assert Counter(statuses) == {200: MANY // 2}
     settled()
 
@@ -192,11 +193,7 @@ def test_upgrades_in_the_midst_of_many_calls():
 def test_an_executable_that_is_replaced_again_and_again():
     """Each sandbox finds one, whenever it looks: the old or the new."""
     installed, new = Path("/usr/local/bin/buildbtw-hook"), Path("/usr/local/bin/buildbtw-hook.new")
-    calls = [
-        calling(host.TRANSPORTS[number % 2], "/hooks/undeploy-branch?branch=never")
-        for number in range(MANY // 2)
-    ]
-    with host.in_background(lambda: host.at_once(*calls)) as called:
+    with host.in_background(lambda: host.at_once(*undeployments())) as called:
         while not called.done():
             shutil.copy(installed, new)
             new.rename(installed)

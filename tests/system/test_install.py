@@ -222,7 +222,8 @@ def test_destdir(prefix, executable, units, rules, tree):
             assert started_program == [f"{executable}/buildbtw-hook"]
     service = put[f"{units}/buildbtw-hook@.service".lstrip("/")].read_text()
     assert re.findall(r"(?m)^RootDirectory=(\S+)", service) == [root]
-    assert f"BindPaths={executable}:{executable}:norbind\n" in service, "it is there wherever PREFIX is"
+    bound = f"BindPaths={executable}:{executable}:norbind\n"
+    assert bound in service, "it is there wherever PREFIX is"
     assert (destination / root.lstrip("/") / "usr").is_dir()
 
     assert as_nobody([tree / "systemd/install", "--uninstall"], **environment).returncode == 0
