@@ -1,65 +1,93 @@
-//! The answer: a status, a text of a line or a few, and how they go out.
+//! The answer: the one place where an outcome or a refusal becomes an HTTP status.
 
-use std::io::{self, Write};
+use buildbtw_hook::order::{Kind, Outcome, Verb};
 
-use tiny_http::{HTTPVersion, Header, Response};
+use crate::refusal::Refusal;
 
 /// What a caller is told.
 #[derive(Debug)]
 pub struct Answer {
-    status: u16,
-    text: String,
-    header: Option<(&'static str, &'static str)>,
+    /// The HTTP status code (RFC 9110 section 15).
+    pub status: u16,
+    /// A header that the status asks for.
+    pub header: Option<(&'static str, &'static str)>,
+    /// A line or a few, without the last newline.
+    pub text: String,
+    /// What the journal says in place of the text.
     reason: Option<String>,
+    /// The `MESSAGE_ID=` of its record, where an operator can do something about it.
+    pub message_id: Option<&'static str>,
 }
+
+/// The `MESSAGE_ID=` of a call that was refused because the host has no usable token.
+const NO_USABLE_TOKEN: &str = "cc38b4abdc304ccf88b17e52827ff52d";
+/// A header and value: come back in so many seconds.
+const SOON: Option<(&str, &str)> = Some(("Retry-After", "2"));
+const LATER: Option<(&str, &str)> = Some(("Retry-After", "30"));
 
 impl Answer {
-    /// An answer with an HTTP status code (RFC 9110 section 15) and a text without its last newline.
-    pub fn new(status: u16, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), header: None, reason: None }
+    fn new(status: u16, text: String) -> Self {
+        Self { status, header: None, text, reason: None, message_id: None }
     }
 
-    /// A 500 for a fault of this host, whose reason is for the journal and not for the caller.
-    pub fn fault(reason: String) -> Self {
-        let text = "this host cannot serve the call; its journal says why";
-        Self { reason: Some(reason), ..Self::new(500, text) }
+    /// The answer to an order.
+    pub fn to(verb: Verb, outcome: Outcome) -> Self {
+        let (status, header) = match (outcome.kind, verb) {
+            (Kind::Done, _) => (200, None),
+            (Kind::Accepted, _) => (202, Some(("Preference-Applied", "respond-async"))),
+            (Kind::Running, Verb::Status) => (503, SOON),
+            (Kind::Running | Kind::Overloaded, _) => (503, LATER),
+            (Kind::Absent, _) => (404, None),
+            (Kind::NoTemplate | Kind::PullFailed | Kind::StartFailed, Verb::Status) => (424, None),
+            (
+                Kind::NoTemplate
+                | Kind::PullFailed
+                | Kind::StartFailed
+                | Kind::Failed
+                | Kind::Refused,
+                _,
+            ) => (500, None),
+        };
+        // A status is asked for again and again; what it tells was recorded when it happened.
+        let message_id = if verb == Verb::Status { None } else { outcome.kind.message_id() };
+        Self { header, message_id, ..Self::new(status, outcome.text) }
     }
 
-    /// The same answer with a header that its status asks for.
-    pub fn with(self, name: &'static str, value: &'static str) -> Self {
-        Self { header: Some((name, value)), ..self }
-    }
-
-    /// The HTTP status code.
-    pub fn status(&self) -> u16 {
-        self.status
-    }
-
-    /// What the journal says: the text, but for a fault its reason.
-    pub fn reason(&self) -> &str {
-        self.reason.as_ref().unwrap_or(&self.text)
-    }
-
-    /// Writes the answer as HTTP/1.0, which tells any client that the connection ends with it;
-    /// `tiny_http` does not let us say `Connection: close`.
-    ///
-    /// # Errors
-    ///
-    /// Fails where `out` does.
-    pub fn write(&self, out: impl Write, head_only: bool) -> io::Result<()> {
-        // A GET that does something must not be answered from a cache.
-        let headers = [("Server", "buildbtw-hook"), ("Cache-Control", "no-store")];
-        headers
-            .into_iter()
-            .chain(self.header)
-            .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
-            .fold(Response::from_string(format!("{}\n", self.text)), Response::with_header)
-            .with_status_code(self.status)
-            .raw_print(out, HTTPVersion(1, 0), &[], head_only, None)
+    /// What the journal says: the text without the lines that a unit wrote, which the journal has
+    /// already; for a fault of this host its reason.
+    pub fn reason(&self) -> String {
+        let text = self.reason.as_ref().unwrap_or(&self.text);
+        text.lines().filter(|line| !line.starts_with("  ")).collect::<Vec<_>>().join("; ")
     }
 }
 
-/// A client's words, quoted, escaped and cut to a length that a record can hold.
-pub fn quote(words: &str) -> String {
-    format!("{:?}", words.chars().take(128).collect::<String>())
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        let (status, header) = match &refusal {
+            Refusal::Incomplete(_)
+            | Refusal::Malformed(_)
+            | Refusal::TwoCredentials
+            | Refusal::NoBranch
+            | Refusal::TwoBranches
+            | Refusal::NotASlug(_) => (400, None),
+            Refusal::NoToken => (401, Some(("WWW-Authenticate", "Bearer"))),
+            Refusal::NotAllowed(..) => (403, None),
+            Refusal::NoSuchPath(_) => (404, None),
+            Refusal::NoSuchMethod(_) => (405, Some(("Allow", "GET, POST"))),
+            Refusal::Late(_) => (408, None),
+            Refusal::NoLength => (411, None),
+            Refusal::LongBody(_) => (413, None),
+            Refusal::LongHead(_) => (431, None),
+            Refusal::NoUsableToken(_) | Refusal::Fault(_) => (500, None),
+        };
+        let mut answer = Self { header, ..Self::new(status, refusal.to_string()) };
+        if let Refusal::NoUsableToken(_) | Refusal::Fault(_) = refusal {
+            let told = "this host cannot serve the call; its journal says why".to_owned();
+            answer.reason = Some(std::mem::replace(&mut answer.text, told));
+        }
+        if let Refusal::NoUsableToken(_) = refusal {
+            answer.message_id = Some(NO_USABLE_TOKEN);
+        }
+        answer
+    }
 }

@@ -1,71 +1,46 @@
-//! The branch: a slug, and one that this host allows.
+//! The branch: a slug.
 
-use std::env;
 use std::fmt;
-
-use crate::answer::{Answer, quote};
 
 /// Longest slug, in bytes: what a DNS label holds (RFC 1035 section 2.3.4).
 const MAX_LEN: usize = 63;
 
 /// A branch name as GitLab's `CI_COMMIT_REF_SLUG` has it: an instance name, a container name,
 /// an image tag and a DNS label at once.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Branch(String);
 
 impl Branch {
-    /// The branch of this name, if the host's `BUILDBTW_BRANCHES` allows it. That is a list
-    /// with spaces between; where it is not set every slug is allowed.
+    /// The branch of this name.
     ///
     /// # Errors
     ///
-    /// 400 for what is no slug, 403 for what is not allowed.
-    pub fn allowed(name: &str) -> Result<Self, Answer> {
-        let branch = Self::new(name)?;
-        match env::var_os("BUILDBTW_BRANCHES") {
-            Some(list) => branch.among(&list.to_string_lossy()),
-            None => Ok(branch),
-        }
-    }
-
-    /// The branch of this name, whether or not the host allows it.
-    ///
-    /// # Errors
-    ///
-    /// 400 for what is no slug.
-    pub fn new(name: &str) -> Result<Self, Answer> {
+    /// Fails where the name is not a slug.
+    pub fn new(name: &str) -> Result<Self, NotASlug> {
         let slug = slug(name);
         if name == slug && !slug.is_empty() {
-            return Ok(Self(slug));
-        }
-        let hint = if slug.is_empty() {
-            String::new()
+            Ok(Self(slug))
         } else {
-            format!("; GitLab's slug of it is {slug}")
-        };
-        Err(Answer::new(
-            400,
-            format!(
-                "branch {} is no slug: send CI_COMMIT_REF_SLUG, \
-                 1 to {MAX_LEN} of 0-9 a-z -, no - at either end{hint}",
-                quote(name)
-            ),
-        ))
+            Err(NotASlug { name: name.to_owned(), slug })
+        }
     }
 
-    fn among(self, list: &str) -> Result<Self, Answer> {
-        if list.split_whitespace().any(|allowed| allowed == self.0) {
-            return Ok(self);
-        }
-        Err(Answer::new(
-            403,
-            format!("branch {self} is not allowed on this host, which takes: {list}"),
-        ))
+    /// The slug itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// The unit that runs the branch.
+    #[must_use]
     pub fn unit(&self) -> String {
         format!("buildbtw@{self}.service")
+    }
+
+    /// The unit that pulls the branch's image, on hosts that have a template for it.
+    #[must_use]
+    pub fn pull_unit(&self) -> String {
+        format!("buildbtw-pull@{self}.service")
     }
 }
 
@@ -74,6 +49,31 @@ impl fmt::Display for Branch {
         f.write_str(&self.0)
     }
 }
+
+/// A name that is not a slug.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotASlug {
+    name: String,
+    /// What GitLab makes of it; may be empty.
+    slug: String,
+}
+
+impl fmt::Display for NotASlug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "branch {} is not a slug: send CI_COMMIT_REF_SLUG, \
+             1 to {MAX_LEN} of 0-9 a-z -, no - at either end",
+            quote(&self.name)
+        )?;
+        if self.slug.is_empty() {
+            return Ok(());
+        }
+        write!(f, "; GitLab's slug of it is {}", self.slug)
+    }
+}
+
+impl std::error::Error for NotASlug {}
 
 /// The slug that GitLab makes of a ref name: lower case, 63 characters, all but `0-9 a-z` a
 /// `-`, and none at either end (docs.gitlab.com, predefined CI/CD variables).
@@ -85,6 +85,12 @@ fn slug(name: &str) -> String {
         .take(MAX_LEN)
         .collect();
     dashed.trim_matches('-').to_owned()
+}
+
+/// Someone else's words, quoted, escaped and cut to a length that a record can hold.
+#[must_use]
+pub fn quote(words: &str) -> String {
+    format!("{:?}", words.chars().take(128).collect::<String>())
 }
 
 #[cfg(test)]
@@ -100,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_slug_is_refused_with_the_slug_that_gitlab_makes_of_it() {
+    fn other_names_are_refused_with_the_slug_that_gitlab_makes_of_them() {
         let long = "x".repeat(MAX_LEN + 1);
         for (name, hint) in [
             ("", None),
@@ -117,25 +123,9 @@ mod tests {
             ("\u{212a}elvin", Some("kelvin")),
             (long.as_str(), Some(&long[1..])),
         ] {
-            let refusal = Branch::new(name).unwrap_err();
-            assert_eq!(refusal.status(), 400, "{name:?}");
-            let suggested = refusal.reason().split_once("slug of it is ").map(|(_, slug)| slug);
+            let refusal = Branch::new(name).unwrap_err().to_string();
+            let suggested = refusal.split_once("slug of it is ").map(|(_, slug)| slug);
             assert_eq!(suggested, hint, "{name:?}");
-        }
-    }
-
-    #[test]
-    fn only_listed_branches_are_allowed() {
-        for (list, allowed) in [
-            ("main", true),
-            (" next\tmain\n", true),
-            ("", false),
-            ("mainline", false),
-            ("ma in", false),
-            ("main,next", false),
-        ] {
-            let branch = Branch::new("main").unwrap().among(list);
-            assert_eq!(branch.map_err(|refusal| refusal.status()).err(), (!allowed).then_some(403));
         }
     }
 }

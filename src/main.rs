@@ -1,30 +1,42 @@
 //! Puts a branch's review app up or takes it down, on one HTTP call.
 //!
-//! systemd accepts a connection and starts this program for it (`Accept=yes`,
-//! systemd.socket(5)). It serves the one request, has `systemctl` do the work, writes
-//! one record to the journal and exits. Each stage is a file:
+//! systemd accepts a connection and starts this program for it (`Accept=yes`, systemd.socket(5)).
+//! It has no right on the host but to write one line to the root side, `buildbtw-systemctl`. It
+//! serves the one request, writes one record to the journal and exits. Each stage is a file:
 //!
-//! connection → request → token → branch → slot → systemctl → deployed → answer, and the journal.
+//! connection (head, http) → request → token → settings (branch) → `root_side` → answer → record.
 
 mod answer;
-mod branch;
 mod connection;
-mod deployed;
-mod journal;
+mod head;
+mod http;
+mod record;
+mod refusal;
 mod request;
-mod slot;
-mod systemctl;
+mod root_side;
+mod settings;
 mod token;
 
-use std::ffi::OsStr;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use buildbtw_hook::branch::quote;
+use buildbtw_hook::journal;
+use buildbtw_hook::order::Order;
+
 use answer::Answer;
-use branch::Branch;
 use connection::Connection;
-use journal::Call;
+use record::Call;
+use refusal::Refusal;
 use request::Request;
+use settings::Settings;
+
+// The unit runs this in a root directory with nothing else in it, so no shared library either.
+#[cfg(all(not(debug_assertions), target_env = "gnu", not(target_feature = "crt-static")))]
+compile_error!(
+    "the release must be static: RUSTFLAGS in the environment replaces the flags of \
+     .cargo/config.toml, so add -C target-feature=+crt-static to it"
+);
 
 const USAGE: &str = "\
 buildbtw-hook serves one HTTP request on a connection that systemd accepted.
@@ -34,70 +46,62 @@ buildbtw-hook.socket starts it; there is nothing to run by hand. To try it:
     curl -H \"Authorization: Bearer $TOKEN\" 'http://127.0.0.1:9000/hooks/deploy-branch?branch=BRANCH'
     journalctl -t buildbtw-hook
 
-Options: --help, --version, and --restore, which restarts the branches that were deployed
-and is run by buildbtw-hook-restore.service at boot.
+Options: --help and --version.
 ";
 
 fn main() -> ExitCode {
     let started = Instant::now();
-    match std::env::args_os().nth(1).as_deref().map(OsStr::to_str) {
+    match std::env::args_os().nth(1) {
         None => serve(started),
-        Some(Some("--restore")) => restore(),
-        Some(Some("--help")) => {
+        Some(argument) if argument == "--help" => {
             print!("{USAGE}");
             ExitCode::SUCCESS
         }
-        Some(Some("--version")) => {
+        Some(argument) if argument == "--version" => {
             println!("buildbtw-hook {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
-        Some(_) => misused("it takes no such argument"),
+        Some(argument) => {
+            misused(&format!("it takes no argument {}", quote(&argument.to_string_lossy())))
+        }
     }
 }
 
-/// Serves the connection that systemd passed. A call that was answered is a success, whatever
-/// the answer: or a wrong token would make the host "degraded".
+/// Serves the connection that systemd passed. Exits with 0 for any call that was answered:
+/// otherwise one wrong token would leave the host "degraded".
 fn serve(started: Instant) -> ExitCode {
     // First of all, while there is one thread: listenfd changes the environment.
     let mut connection = match Connection::from_systemd() {
         Ok(connection) => connection,
         Err(error) => return misused(&error.to_string()),
     };
-    journal::open();
+    journal::open("buildbtw-hook");
     let mut call = Call::new(started);
-    let answer = answer(&mut connection, &mut call).unwrap_or_else(|refusal| refusal);
+    let answer = answer(&mut connection, &mut call).unwrap_or_else(Answer::from);
     let sent = connection.send(&answer);
     call.record(&answer, &sent);
     connection.close();
     ExitCode::SUCCESS
 }
 
-/// One call, from the connection to its answer; whatever refuses it is its answer too.
-fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Answer> {
-    let mut request = Request::new(connection.receive()?);
+/// One call, from the connection to its answer.
+fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Refusal> {
+    let settings = Settings::from_env()?;
+    call.caller = settings.peer.map_or_else(|| "local".to_owned(), |ip| ip.to_string());
+    let request = Request::new(connection.receive()?);
     if let Some(ip) = request.real_ip() {
         call.caller = ip.to_string();
     }
     request.is_for_hooks()?;
-    token::admit(request.authorization()?)?;
-    let hook = *call.hook.insert(request.hook()?);
-    let branch = call.branch.insert(Branch::allowed(&request.branch()?)?);
-    let _slot = slot::take();
-    let answer = systemctl::run(hook, branch, request.prefers_async())?;
-    deployed::note(hook, branch)?;
-    Ok(answer)
-}
-
-/// Brings the deployed branches back after a reboot.
-fn restore() -> ExitCode {
-    journal::open();
-    match deployed::restore() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            log::error!("not every branch is restored: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let authorization = request.authorization()?;
+    let credential = token::load(settings.credentials.as_deref())?;
+    let token = token::admit(token::tokens(&credential), authorization)?;
+    call.token_name = token.name.map(str::to_owned);
+    let verb = *call.verb.insert(request.verb()?);
+    let branch = call.branch.insert(settings.allowed(&request.branch()?)?).clone();
+    let order = Order { verb, branch, respond_async: request.prefers_async() };
+    let outcome = root_side::carry_out(&order, &settings.orders, settings.wait);
+    Ok(Answer::to(verb, outcome))
 }
 
 fn misused(why: &str) -> ExitCode {

@@ -1,48 +1,42 @@
-//! The request: which hook, for which branch, and who asks.
+//! The request: what is asked for, for which branch, and by whom.
 
 use std::net::IpAddr;
 
-use tiny_http::Method;
+use buildbtw_hook::branch::quote;
+use buildbtw_hook::order::Verb;
 
-use crate::answer::{Answer, quote};
+use crate::http::Message;
+use crate::refusal::Refusal;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// What a caller can ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// Put the branch up, or pull its image anew and restart it.
-    Deploy,
-    /// Take the branch down.
-    Undeploy,
-}
-
-impl Hook {
-    /// The hook's name in its path, `/hooks/NAME`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Deploy => "deploy-branch",
-            Self::Undeploy => "undeploy-branch",
-        }
+/// The name of a hook in its path, `/hooks/NAME`.
+pub fn hook_name(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Deploy => "deploy-branch",
+        Verb::Undeploy => "undeploy-branch",
+        Verb::Status => "branch-status",
     }
 }
 
 /// A request that arrived whole.
-pub struct Request(tiny_http::Request);
+pub struct Request {
+    message: Message,
+}
 
 impl Request {
-    /// Takes what `tiny_http` parsed.
-    pub fn new(request: tiny_http::Request) -> Self {
-        Self(request)
+    /// Takes a message.
+    pub fn new(message: Message) -> Self {
+        Self { message }
     }
 
     /// The client that a proxy speaks for, where it says so.
     pub fn real_ip(&self) -> Option<IpAddr> {
-        self.headers("X-Real-IP").find_map(|value| value.parse().ok())
+        self.fields("X-Real-IP").find_map(|value| value.parse().ok())
     }
 
-    /// Refuses what is not under `/hooks/`, with 404 and without a look at the token.
-    pub fn is_for_hooks(&self) -> Result<(), Answer> {
+    /// Refuses what is not under `/hooks/`, without a look at the token.
+    pub fn is_for_hooks(&self) -> Result<(), Refusal> {
         if self.path().starts_with("/hooks/") { Ok(()) } else { Err(self.not_found()) }
     }
 
@@ -50,32 +44,29 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// 400 for more than one `Authorization`, which is not a list (RFC 9110 section 11.6.2).
-    pub fn authorization(&self) -> Result<Option<&str>, Answer> {
-        let mut all = self.headers("Authorization");
+    /// Fails where there is more than one `Authorization`.
+    pub fn authorization(&self) -> Result<Option<&str>, Refusal> {
+        let mut all = self.fields("Authorization");
         match (all.next(), all.next()) {
             (first, None) => Ok(first),
-            _ => Err(Answer::new(400, "send one Authorization header")),
+            _ => Err(Refusal::TwoCredentials),
         }
     }
 
-    /// The hook that is called.
+    /// What the hook that is called does.
     ///
     /// # Errors
     ///
-    /// 404 for another path, 405 for another method.
-    pub fn hook(&self) -> Result<Hook, Answer> {
-        let hook = [Hook::Deploy, Hook::Undeploy]
+    /// Fails for another path and for another method.
+    pub fn verb(&self) -> Result<Verb, Refusal> {
+        let name = self.path().strip_prefix("/hooks/");
+        let verb = Verb::ALL
             .into_iter()
-            .find(|hook| self.path().strip_prefix("/hooks/") == Some(hook.name()))
+            .find(|verb| name == Some(hook_name(*verb)))
             .ok_or_else(|| self.not_found())?;
-        match self.0.method() {
-            Method::Get | Method::Post => Ok(hook),
-            other => {
-                let method = quote(other.as_str());
-                Err(Answer::new(405, format!("{method} is not for hooks: send GET or POST"))
-                    .with("Allow", "GET, POST"))
-            }
+        match self.message.method.as_str() {
+            "GET" | "POST" => Ok(verb),
+            other => Err(Refusal::NoSuchMethod(quote(other))),
         }
     }
 
@@ -84,17 +75,14 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// 400 when it is missing or there are several.
-    pub fn branch(&mut self) -> Result<String, Answer> {
-        let mut form = Vec::new();
-        if *self.0.method() == Method::Post && self.has_form() {
-            // The body is here already, and its length is bounded by the connection.
-            self.0.as_reader().read_to_end(&mut form).map_err(|error| {
-                Answer::new(400, format!("the body could not be read: {error}"))
-            })?;
-        }
-        let query = self.0.url().split_once('?').map_or("", |(_, query)| query);
-        let mut branches = [query.as_bytes(), &form]
+    /// Fails where it is missing or there are several.
+    pub fn branch(&self) -> Result<String, Refusal> {
+        let form = if self.message.method == "POST" && self.has_form() {
+            self.message.body.as_slice()
+        } else {
+            &[]
+        };
+        let mut branches = [self.target().1.as_bytes(), form]
             .into_iter()
             .filter_map(|part| serde_urlencoded::from_bytes::<Vec<(String, String)>>(part).ok())
             .flatten()
@@ -102,83 +90,106 @@ impl Request {
             .map(|(_, value)| value);
         match (branches.next(), branches.next()) {
             (Some(branch), None) => Ok(branch),
-            (None, _) => Err(Answer::new(
-                400,
-                format!(
-                    "no branch: add ?branch=BRANCH to the URL, or POST branch=BRANCH as {FORM}"
-                ),
-            )),
-            _ => Err(Answer::new(400, "more than one branch: send one")),
+            (None, _) => Err(Refusal::NoBranch),
+            _ => Err(Refusal::TwoBranches),
         }
     }
 
     /// Whether the caller would not wait for the job (RFC 7240 section 4.1).
     pub fn prefers_async(&self) -> bool {
-        self.headers("Prefer")
+        self.fields("Prefer")
             .flat_map(|value| value.split(','))
             .filter_map(|preference| preference.split(';').next())
             .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
     }
 
     fn path(&self) -> &str {
-        let url = self.0.url();
-        url.split_once('?').map_or(url, |(path, _)| path)
+        self.target().0
     }
 
-    fn headers(&self, name: &'static str) -> impl Iterator<Item = &str> {
-        self.0
-            .headers()
-            .iter()
-            .filter(move |header| header.field.equiv(name))
-            .map(|header| header.value.as_str())
+    /// The path and the query; of an absolute-form target too (RFC 9112 section 3.2.2).
+    fn target(&self) -> (&str, &str) {
+        let target = self.message.target.as_str();
+        let target = absolute_path(target).unwrap_or(target);
+        target.split_once('?').unwrap_or((target, ""))
+    }
+
+    fn fields(&self, name: &'static str) -> impl Iterator<Item = &str> {
+        let named =
+            self.message.fields.iter().filter(move |each| each.0.eq_ignore_ascii_case(name));
+        named.map(|(_, value)| value.as_str())
     }
 
     fn has_form(&self) -> bool {
-        self.headers("Content-Type")
+        self.fields("Content-Type")
             .filter_map(|value| value.split(';').next())
             .any(|media_type| media_type.trim().eq_ignore_ascii_case(FORM))
     }
 
-    fn not_found(&self) -> Answer {
-        Answer::new(
-            404,
-            format!(
-                "nothing at {}: there are /hooks/deploy-branch and /hooks/undeploy-branch",
-                quote(self.path())
-            ),
-        )
+    fn not_found(&self) -> Refusal {
+        Refusal::NoSuchPath(quote(self.path()))
     }
+}
+
+/// What follows the authority of `http://HOST/…`; an authority may not be empty (RFC 9110 section
+/// 4.2.1).
+fn absolute_path(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return None;
+    }
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    if end > 0 { Some(&rest[end..]) } else { None }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tiny_http::{Header, TestRequest};
 
-    fn request(method: Method, path: &str, headers: &[&str], body: &'static str) -> Request {
-        let request = TestRequest::new().with_method(method).with_path(path).with_body(body);
-        let headers = headers.iter().map(|header| header.parse::<Header>().unwrap());
-        Request::new(headers.fold(request, TestRequest::with_header).into())
+    fn request(method: &str, target: &str, fields: &[(&str, &str)], body: &str) -> Request {
+        Request::new(Message {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            fields: fields.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            body: body.as_bytes().to_owned(),
+        })
     }
 
     #[test]
     fn a_branch_is_in_the_query_or_in_the_form_of_a_post() {
-        let form = "Content-Type: Application/x-www-form-urlencoded; charset=utf-8";
-        for (method, path, headers, body, wanted) in [
-            (Method::Get, "/?branch=a", vec![], "", Ok("a")),
-            (Method::Get, "/?image-tag=a&x=y", vec![], "", Ok("a")),
-            (Method::Post, "/", vec![form], "branch=a%2Fb", Ok("a/b")),
-            (Method::Post, "/?branch=a", vec!["Content-Type: application/json"], "{}", Ok("a")),
-            (Method::Get, "/", vec![form], "branch=a", Err(400)),
-            (Method::Post, "/", vec![], "branch=a", Err(400)),
-            (Method::Post, "/?branch=a", vec![form], "branch=a", Err(400)),
-            (Method::Get, "/?branch=a&image-tag=a", vec![], "", Err(400)),
-            (Method::Get, "/?branch=a?branch=b", vec![], "", Ok("a?branch=b")),
-            (Method::Get, "/?Branch=a", vec![], "", Err(400)),
-            (Method::Get, "/", vec![], "", Err(400)),
+        let form = ("Content-Type", "Application/x-www-form-urlencoded; charset=utf-8");
+        let json = ("Content-Type", "application/json");
+        for (method, target, fields, body, wanted) in [
+            ("GET", "/?branch=a", vec![], "", Ok("a")),
+            ("GET", "/?image-tag=a&x=y", vec![], "", Ok("a")),
+            ("POST", "/", vec![form], "branch=a%2Fb", Ok("a/b")),
+            ("POST", "/?branch=a", vec![json], "{}", Ok("a")),
+            ("GET", "/", vec![form], "branch=a", Err(&Refusal::NoBranch)),
+            ("POST", "/", vec![], "branch=a", Err(&Refusal::NoBranch)),
+            ("POST", "/?branch=a", vec![form], "branch=a", Err(&Refusal::TwoBranches)),
+            ("GET", "/?branch=a&image-tag=a", vec![], "", Err(&Refusal::TwoBranches)),
+            ("GET", "/?branch=a?branch=b", vec![], "", Ok("a?branch=b")),
+            ("GET", "/?Branch=a", vec![], "", Err(&Refusal::NoBranch)),
+            ("GET", "/", vec![], "", Err(&Refusal::NoBranch)),
         ] {
-            let branch = request(method, path, &headers, body).branch();
-            assert_eq!(branch.as_deref().map_err(Answer::status), wanted, "{path} {body}");
+            let branch = request(method, target, &fields, body).branch();
+            assert_eq!(branch.as_deref(), wanted, "{target} {body}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_form_target_is_its_path() {
+        for (target, wanted) in [
+            ("http://h/hooks/x?a=b", ("/hooks/x", "a=b")),
+            ("HTTPS://h:1/hooks/x", ("/hooks/x", "")),
+            ("http://h", ("", "")),
+            ("http://h?a=/", ("", "a=/")),
+            ("http:///hooks/x", ("http:///hooks/x", "")),
+            ("ftp://h/hooks/x", ("ftp://h/hooks/x", "")),
+            ("/hooks/x?a=http://h/", ("/hooks/x", "a=http://h/")),
+            ("h/hooks/x", ("h/hooks/x", "")),
+        ] {
+            assert_eq!(request("GET", target, &[], "").target(), wanted, "{target}");
         }
     }
 
@@ -190,7 +201,7 @@ mod tests {
             ("respond-asynchronously", false),
             ("wait=respond-async", false),
         ] {
-            let request = request(Method::Get, "/", &[&format!("Prefer: {prefer}")], "");
+            let request = request("GET", "/", &[("Prefer", prefer)], "");
             assert_eq!(request.prefers_async(), wanted, "{prefer}");
         }
     }

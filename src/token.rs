@@ -1,54 +1,74 @@
 //! The tokens that let a caller in.
 //!
-//! They are the lines of the systemd credential `token` (systemd.exec(5), `LoadCredential=`),
-//! read anew at every call. A token exists here only if a client could send it.
+//! They are the lines of the systemd credential `token` (systemd.exec(5), `LoadCredential=`), read
+//! anew at every call: `TOKEN`, or `TOKEN NAME`. A token exists here only if a client could send
+//! it.
 
-use std::path::PathBuf;
-use std::{env, fs};
+use std::fs;
+use std::path::Path;
 
 use constant_time_eq::constant_time_eq;
 
-use crate::answer::Answer;
+use crate::refusal::Refusal;
 
-/// Lets a caller in whose `Authorization` holds one of the host's tokens.
+/// A token of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token<'a> {
+    secret: &'a str,
+    /// Who holds it, where the host says so.
+    pub name: Option<&'a str>,
+}
+
+/// The tokens in the text of the credential.
+pub fn tokens(text: &str) -> impl Iterator<Item = Token<'_>> {
+    text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let (secret, name) = (words.next()?, words.next());
+        let is_token = is_token68(secret) && name.is_none_or(is_name) && words.next().is_none();
+        is_token.then_some(Token { secret, name })
+    })
+}
+
+/// The text of the credential in that directory, with at least one token in it.
 ///
 /// # Errors
 ///
-/// 401 for a wrong token or none. 500 where the host has no usable token; why goes to the
-/// journal, not to the caller.
-pub fn admit(authorization: Option<&str>) -> Result<(), Answer> {
-    let credential = load().map_err(|reason| Answer::fault(format!("no one gets in: {reason}")))?;
-    let given = authorization.and_then(bearer).unwrap_or_default();
-    if is_among(tokens(&credential), given) {
-        Ok(())
-    } else {
-        Err(Answer::new(401, "send Authorization: Bearer TOKEN, with a token of this host")
-            .with("WWW-Authenticate", "Bearer"))
-    }
-}
-
-/// Whether the token that was given is one of these. Every one is compared, and to its end, so
-/// that the time does not tell which came close, or how close; tests/timing.rs measures it.
-pub fn is_among<'a>(tokens: impl Iterator<Item = &'a str>, given: &str) -> bool {
-    tokens.fold(false, |among, token| among | constant_time_eq(token.as_bytes(), given.as_bytes()))
-}
-
-/// The credential's text, with at least one token in it.
-fn load() -> Result<String, String> {
-    let directory = env::var_os("CREDENTIALS_DIRECTORY")
-        .ok_or("CREDENTIALS_DIRECTORY is not set: the service needs LoadCredential=token:FILE")?;
-    let file = PathBuf::from(directory).join("token");
-    let text =
-        fs::read(&file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+/// Fails where there is none, and then nobody is let in.
+pub fn load(credentials: Option<&Path>) -> Result<String, Refusal> {
+    let unusable = |why: String| Refusal::NoUsableToken(why);
+    let file = credentials
+        .ok_or("CREDENTIALS_DIRECTORY is not set: the service needs LoadCredential=token:FILE")
+        .map_err(|why| unusable(why.to_owned()))?
+        .join("token");
+    let text = fs::read(&file)
+        .map_err(|error| unusable(format!("cannot read {}: {error}", file.display())))?;
     let text = String::from_utf8_lossy(&text).into_owned();
     if tokens(&text).next().is_none() {
-        return Err("the token file is missing, or no line of it is a token".to_owned());
+        return Err(unusable("the token file is missing, or no line of it is a token".to_owned()));
     }
     Ok(text)
 }
 
-fn tokens(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().map(str::trim).filter(|line| is_token68(line))
+/// Lets a caller in whose `Authorization` holds one of these tokens, and says which.
+///
+/// # Errors
+///
+/// Fails for a wrong token and for none.
+pub fn admit<'a>(
+    tokens: impl Iterator<Item = Token<'a>>,
+    authorization: Option<&str>,
+) -> Result<Token<'a>, Refusal> {
+    let given = authorization.and_then(bearer).unwrap_or_default();
+    find(tokens, given).ok_or(Refusal::NoToken)
+}
+
+/// The token that was given. Every one is compared, and to its end, so that the time does not tell
+/// which came close, or how close; `tests/timing.rs` measures it.
+pub fn find<'a>(tokens: impl Iterator<Item = Token<'a>>, given: &str) -> Option<Token<'a>> {
+    tokens.fold(None, |found, token| {
+        let same = constant_time_eq(token.secret.as_bytes(), given.as_bytes());
+        if same { Some(token) } else { found }
+    })
 }
 
 /// The token of a `Bearer` header (RFC 6750 section 2.1; the scheme's case does not matter,
@@ -64,6 +84,11 @@ fn is_token68(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b))
 }
 
+/// What a record can hold: 1 to 64 letters, digits, and `-._@`.
+fn is_name(text: &str) -> bool {
+    text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._@".contains(&b))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,11 +99,20 @@ mod tests {
             ("", vec![]),
             ("\n \n\r\n", vec![]),
             ("(none)", vec![]),
-            ("two words\n# comment\nschlüssel\n===\n", vec![]),
-            ("one", vec!["one"]),
-            ("one\n\ntwo==\r\n  Th-3._~+/\t\n", vec!["one", "two==", "Th-3._~+/"]),
+            ("three whole words\n# comment\nschlüssel\n===\n", vec![]),
+            ("one", vec![("one", None)]),
+            (
+                "one\n\ntwo==\r\n  Th-3._~+/\t\n",
+                vec![("one", None), ("two==", None), ("Th-3._~+/", None)],
+            ),
+            (
+                "one ci\ntwo \t a@b.c-1_2 \r\n",
+                vec![("one", Some("ci")), ("two", Some("a@b.c-1_2"))],
+            ),
+            ("one two three\none sch\u{f6}n\none a=b\n", vec![]),
         ] {
-            assert_eq!(tokens(file).collect::<Vec<_>>(), wanted, "{file:?}");
+            let found: Vec<_> = tokens(file).map(|token| (token.secret, token.name)).collect();
+            assert_eq!(found, wanted, "{file:?}");
         }
     }
 

@@ -8,8 +8,8 @@ use std::iter;
 use std::time::Instant;
 
 #[allow(dead_code)]
-#[path = "../src/answer.rs"]
-mod answer;
+#[path = "../src/refusal.rs"]
+mod refusal;
 #[allow(dead_code)]
 #[path = "../src/token.rs"]
 mod token;
@@ -26,7 +26,9 @@ const ATTEMPTS: usize = 5;
 fn the_time_does_not_tell_how_much_of_a_token_is_right() {
     let right = "x".repeat(LEN);
     let tokens = [right.as_str(), "another"];
-    let ours = |given: &str| token::is_among(tokens.into_iter(), given);
+    let text = tokens.join("\n");
+    let parsed: Vec<_> = token::tokens(&text).collect();
+    let ours = |given: &str| token::find(parsed.iter().copied(), given).is_some();
     let naive = |given: &str| tokens.contains(&given);
     // What their bytes are, but for the last, and the last.
     let (wrong, nearly_right, right) = (*b"yy", *b"xy", *b"xx");

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ import threading
 import time
 from collections import Counter
 from datetime import date
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, "/src/tests/system")
@@ -122,7 +124,9 @@ def install_variants():
     unit = Path("/usr/local/lib/systemd/system/buildbtw-hook@.service").read_text()
     bare = [line for line in unit.splitlines() if line.split("=")[0] in [*BARE, "CollectMode"]]
     install("bench-bare", "\n".join(["[Unit]", bare[0], "[Service]", *bare[1:], ""]), 9100)
-    install("bench-sandbox", unit.replace(HOOK, CONSTANT), 9101)
+    # In the place of the executable, in its root directory.
+    in_place = f"[Service]\nBindReadOnlyPaths={CONSTANT}:{HOOK}:norbind"
+    install("bench-sandbox", unit.replace("[Service]", in_place), 9101)
     commands = [CONSTANT]
     for branch in ["nothing", "review"]:
         commands.append(f"{CONSTANT} systemctl restart buildbtw@{branch}.service")
@@ -212,10 +216,20 @@ def calls_one_by_one(kind, rounds):
     in_turn(kind, rounds, calls)
 
 
-def milliseconds(*command, user=None):
+def milliseconds(*command):
     """How long a command takes."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, user=user)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return (time.perf_counter() - start) * 1e3
+
+
+def refused_order():
+    """How long the root side takes to refuse an order, in ms."""
+    start = time.perf_counter()
+    with host.socket.socket(host.socket.AF_UNIX) as connection:
+        connection.connect("/run/buildbtw-systemctl.sock")
+        connection.sendall(b"no order\n")
+        assert host.rest_of(connection).startswith(b"refused")
     return (time.perf_counter() - start) * 1e3
 
 
@@ -238,7 +252,6 @@ def from_exec(program, sent):
 def where_the_time_goes():
     """The parts of a call, each by the difference that it makes."""
     restart = ["systemctl", "--no-ask-password", "restart", "--", "buildbtw@nothing.service"]
-    user = "buildbtw-hook"
     refused = message("nothing", False)
     in_turn(
         "part",
@@ -252,7 +265,7 @@ def where_the_time_goes():
             "hook from exec, 401": lambda: from_exec(HOOK, refused),
             "systemctl show, root": lambda: milliseconds("systemctl", "show", restart[-1]),
             "systemctl restart, root": lambda: milliseconds(*restart),
-            "systemctl restart, its user": lambda: milliseconds(*restart, user=user),
+            "refused order": refused_order,
         },
     )
     part = {whom: median for what, whom, _, median, *_ in figures.rows if what == "part"}
@@ -263,7 +276,7 @@ def where_the_time_goes():
         "exec to request, and answer": part["hook from exec, 404"] - constant,
         "token": part["hook from exec, 401"] - part["hook from exec, 404"],
         "systemctl": part["systemctl show, root"],
-        "polkit and D-Bus": part["systemctl restart, its user"] - root,
+        "the root side's start": part["refused order"],
         "the unit's own stop and start": root - part["systemctl show, root"],
     }
     for name, value in parts.items():
@@ -280,16 +293,18 @@ def resident(of):
     return pages * os.sysconf("SC_PAGE_SIZE") / 1024
 
 
-def processes_of(pattern):
-    """The processes in the cgroups of units."""
-    files = CGROUPS.glob(f"{pattern}/**/cgroup.procs")
-    for file in files:
+def processes_of(whom):
+    """The processes in the cgroups of its units."""
+    for file in chain(*(CGROUPS.glob(f"{each}/**/cgroup.procs") for each in CGROUPS_OF[whom])):
         with contextlib.suppress(OSError):
             yield from file.read_text().split()
 
 
 ADDRESSES = {"hook": [host.SOCKET, 9000], "webhook": [9300]}
-CGROUP = {"hook": "system-buildbtw\\x2dhook.slice", "webhook": "bench-webhook.service"}
+CGROUPS_OF = {
+    "hook": ["system-buildbtw\\x2dhook.slice", "system-buildbtw\\x2dsystemctl.slice"],
+    "webhook": ["bench-webhook.service"],
+}
 
 
 class PeakMemory(threading.Thread):
@@ -301,7 +316,7 @@ class PeakMemory(threading.Thread):
 
     def run(self):
         while not self.ended.wait(0.05):
-            self.peak = max(self.peak, resident(lambda: processes_of(CGROUP[self.whom])))
+            self.peak = max(self.peak, resident(lambda: processes_of(self.whom)))
 
     def __enter__(self):
         self.start()
@@ -341,7 +356,7 @@ async def callers(addresses, count):
 
 def many_at_once():
     """1 to 1000 callers, the socket with its throttle as it is installed."""
-    bursts = [(count, whom, ADDRESSES[whom]) for count in CALLERS for whom in CGROUP]
+    bursts = [(count, whom, ADDRESSES[whom]) for count in CALLERS for whom in CGROUPS_OF]
     for count, whom, addresses in [*bursts, (MANY, "hook", [host.SOCKET])]:
         with PeakMemory(whom) as memory:
             results, duration = asyncio.run(callers(addresses, count))
@@ -380,17 +395,17 @@ def a_growing_host():
         subprocess.run(["umount", mount], check=True)
 
 
-def cpu_time(cgroup):
-    """The CPU time that a cgroup has used, in ms."""
-    lines = (CGROUPS / cgroup / "cpu.stat").read_text().splitlines()
-    return int(dict(line.split() for line in lines)["usage_usec"]) / 1e3
+def cpu_time(whom):
+    """The CPU time that its units have used, in ms."""
+    stats = [(CGROUPS / each / "cpu.stat").read_text() for each in CGROUPS_OF[whom]]
+    return sum(int(re.search(r"usage_usec (\d+)", each)[1]) for each in stats) / 1e3
 
 
 def size_memory_and_cpu():
     """What is there between calls, and what a call takes beside time."""
     figures.add("idle: processes", "hook", "", len(host.processes()))
     figures.add("idle: memory", "hook", "MiB", 0.0)
-    webhooks = list(processes_of(CGROUP["webhook"]))
+    webhooks = list(processes_of("webhook"))
     figures.add("idle: processes", "webhook", "", len(webhooks))
     figures.add("idle: memory", "webhook", "MiB", resident(lambda: webhooks) / 1024)
     for whom, program in [("hook", HOOK), ("webhook", "/usr/bin/webhook")]:
@@ -401,11 +416,11 @@ def size_memory_and_cpu():
         figures.add("peak memory of a call", "hook", "MiB", host.peak_memory(process) / 1024)
     host.idle()
     for whom, port in [("hook", 9000), ("webhook", 9300)]:
-        before = cpu_time(CGROUP[whom])
+        before = cpu_time(whom)
         for _ in range(ROUNDS):
             call(port, message("nothing", True), 200)
         host.idle()
-        used = (cpu_time(CGROUP[whom]) - before) / ROUNDS
+        used = (cpu_time(whom) - before) / ROUNDS
         figures.add("CPU time of a call", whom, "ms", used)
 
 
@@ -448,7 +463,7 @@ def table():
             ("calls a second", "", 0),
             ("peak memory", " MiB", 0),
         ]:
-            pair = [figures[f"{count} at once: {what}", whom] for whom in CGROUP]
+            pair = [figures[f"{count} at once: {what}", whom] for whom in CGROUPS_OF]
             cells.append(" / ".join(f"{value:.{digits}f}" for value in pair) + unit)
         lines.append(f"| {' | '.join(cells)} |")
     last = figures[f"{ON_ONE_ADDRESS}: time to the last", "hook"]
@@ -460,7 +475,7 @@ def table():
         ("size of the executable", " KiB", 0),
         ("CPU time of a call", " ms", 1),
     ]:
-        pair = [f"{figures[what, whom]:.{digits}f}{unit}" for whom in CGROUP]
+        pair = [f"{figures[what, whom]:.{digits}f}{unit}" for whom in CGROUPS_OF]
         lines.append(f"| {' | '.join([what, *pair])} |")
     peak = figures["peak memory of a call", "hook"]
     lines.append(f"| peak memory of a call | {peak:.1f} MiB | |")

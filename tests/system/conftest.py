@@ -27,18 +27,18 @@ def throttle(request):
 
 
 @pytest.fixture(scope="session")
-def bus():
-    """The system bus."""
-    bus = host.Bus()
-    yield bus
-    bus.close()
+def recorder():
+    """Records what systemctl is run for."""
+    recorder = host.Recorder()
+    yield recorder
+    recorder.close()
 
 
 @pytest.fixture
-def jobs(bus):
+def jobs(recorder):
     """Tells which jobs were asked for since the test began or the last look."""
-    bus.jobs()
-    return bus.jobs
+    recorder.jobs()
+    return recorder.jobs
 
 
 @pytest.fixture

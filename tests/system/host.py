@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ TOKEN_FILE = Path("/etc/buildbtw-hook/token")
 TEMPLATE = Path("/etc/containers/systemd/buildbtw@.container")
 SOCKET = "/run/buildbtw-hook.sock"
 STATE = Path("/var/lib/buildbtw-hook")
-SLOTS = Path("/run/buildbtw-hook")
+RUNTIME = Path("/run/buildbtw-systemctl")
+RECORDER = Path("/usr/local/sbin/systemctl")
 USER = "buildbtw-hook"
 TRANSPORTS = ["tcp", "unix"]
 
@@ -164,20 +164,26 @@ def unit(name, *properties):
     return dict(line.split("=", 1) for line in shown.splitlines())
 
 
+def state_of(name):
+    """The ActiveState of a unit."""
+    return unit(name, "ActiveState")["ActiveState"]
+
+
 def state(branch):
     """The ActiveState of a branch's unit."""
-    return unit(f"buildbtw@{branch}.service", "ActiveState")["ActiveState"]
+    return state_of(f"buildbtw@{branch}.service")
 
 
 def forget_branches():
-    """Takes down every branch behind the hook's back, and what the hook knows of it."""
-    systemctl("stop", "buildbtw@*.service")
-    for file in STATE.glob("*"):
+    """Takes down every branch behind the hook's back, and what is known of it."""
+    systemctl("stop", "buildbtw@*.service", "buildbtw-pull@*.service")
+    for file in [*STATE.glob("*"), *RUNTIME.glob("[0-9a-z]*")]:
         file.unlink()
 
 
 def noted():
-    """The branches that a reboot would bring back."""
+    """The branches that a reboot would bring back, once every order has been carried out."""
+    idle()
     return sorted(file.name for file in STATE.iterdir())
 
 
@@ -186,21 +192,22 @@ def host_state():
     return run("systemctl", "is-system-running").stdout.strip()
 
 
-def instances():
-    """The units of calls, whatever their state."""
-    listed = systemctl("list-units", "--all", "--plain", "--no-legend", "buildbtw-hook@*.service")
+def instances(of="buildbtw-hook"):
+    """The units of calls, or of orders, whatever their state."""
+    listed = systemctl("list-units", "--all", "--plain", "--no-legend", f"{of}@*.service")
     return [line.split()[0] for line in listed.splitlines()]
 
 
-def processes():
-    """The process ids of our executable."""
+def processes(of="buildbtw-hook"):
+    """The process ids of one of our executables."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if os.readlink(process / "exe").startswith("/usr/local/bin/buildbtw-hook"):
-                found.append(int(process.name))
+            executable = os.readlink(process / "exe").removesuffix(" (deleted)")
         except OSError:
-            pass  # a kernel thread, or one that has just ended
+            continue  # a kernel thread, or one that has just ended
+        if executable.rpartition("/")[2] == of:
+            found.append(int(process.name))
     return found
 
 
@@ -224,8 +231,9 @@ def until(condition, seconds=10):
 
 
 def idle():
-    """Waits until every call has ended."""
-    until(lambda: not instances() and not processes(), 30)
+    """Waits until every call and every order has ended."""
+    ours = ["buildbtw-hook", "buildbtw-systemctl"]
+    until(lambda: not any(instances(name) or processes(name) for name in ours), 30)
 
 
 @contextmanager
@@ -306,10 +314,11 @@ def held(branch, command="ExecStartPre"):
             gate.unlink()
 
 
-def push(*tags, command=None):
+def push(*tags, command=None, megabytes=0):
     """Pushes a new image to the registry, under each tag."""
     script = Path(__file__).parent.parent / "fixtures/push-image"
-    subprocess.run([script, *tags, *(["--", command] if command else [])], check=True)
+    environment = os.environ | {"MEGABYTES": str(megabytes)}
+    subprocess.run([script, *tags, *(["--", command] if command else [])], check=True, env=environment)
 
 
 def container(branch):
@@ -350,55 +359,39 @@ class Journal:
         return self._read("--output=export", "--all")
 
 
-class Bus:
-    """What processes without privileges ask of systemd, as the system bus carries it.
+# --- Orders
 
-    Root's own systemctl takes a private socket, so none of the tests' calls are in it.
-    """
+
+RECORDING = """\
+#!/bin/sh
+case "$*" in
+    *' show -- '* | *' show '*) ;;
+    *--job-mode=replace*) printf '%s\\n' "$*" >>{log} ;;
+esac
+exec /usr/bin/systemctl "$@"
+"""
+
+
+class Recorder:
+    """What the root side has systemctl do. systemd's PATH has /usr/local/sbin first."""
 
     def __init__(self):
-        self.marks = 0
-        # Into a file: a monitor that waits for its reader holds up the whole bus.
-        with tempfile.NamedTemporaryFile() as file:
-            match = "type='method_call',interface='org.freedesktop.systemd1.Manager'"
-            command = ["busctl", "monitor", "--json=short", f"--match={match}"]
-            self.monitor = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL)
-            self.messages = open(file.name, encoding="utf-8")
-        # It listens once it reports what is asked after its start.
-        until(lambda: self._mark() or self.messages.readline())
-        self.jobs()
-
-    def _mark(self):
-        self.marks += 1
-        service, path = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
-        run("busctl", "call", service, path, f"{service}.Manager", "GetUnit", "s", self._name())
-
-    def _name(self):
-        return f"mark-{self.marks}.service"
-
-    def _message(self):
-        """The next message, whole."""
-        line = ""
-        while not line.endswith("\n"):
-            line += until(self.messages.readline)
-        return json.loads(line)
+        self.log = Path("/run/jobs")
+        self.log.write_text("")
+        RECORDER.write_text(RECORDING.format(log=self.log))
+        RECORDER.chmod(0o755)
 
     def jobs(self):
-        """The jobs that were asked for since the last look, as (method, unit)."""
-        self._mark()
+        """The jobs since the last look, as (verb, unit), once every order has been carried out."""
+        idle()
+        lines = self.log.read_text().splitlines()
+        self.log.write_text("")
         jobs = []
-        while True:
-            message = self._message()
-            method, data = message["member"], message["payload"]["data"]
-            if data == [self._name()]:
-                return jobs
-            # Podman has a timer of its own for each container's health check.
-            podmans = re.match(r"[0-9a-f]{64}", str(data[0] if data else ""))
-            if not method.startswith("Get") and not podmans:
-                jobs.append((method, data[0] if data else ""))
+        for line in lines:
+            options, _, units = line.partition(" -- ")
+            jobs += [(options.split()[-1], unit) for unit in units.split()]
+        return jobs
 
     def close(self):
-        """Ends the monitor."""
-        self.monitor.terminate()
-        self.monitor.wait()
-        self.messages.close()
+        """Leaves systemctl as it was."""
+        RECORDER.unlink()

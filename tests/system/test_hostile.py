@@ -125,7 +125,7 @@ def test_a_thousand_headers_are_a_head_like_any_other(transport, jobs):
         message = host.request(path, *fields, credentials=host.token())
         assert host.exchange(transport, message).status == 200
     assert max(peaks.values()) < PEAK
-    assert jobs() == [("StopUnit", "buildbtw@main.service")]
+    assert jobs() == [("stop", "buildbtw@main.service")]
 
 
 def flood(transport, head, filler):
@@ -214,7 +214,7 @@ def test_a_client_that_does_not_wait(transport, journal, jobs):
         host.until(lambda: host.state("feature-x") != "inactive")
     (record,) = journal.calls()
     assert record["HTTP_STATUS"] == "200"
-    assert jobs() == [("RestartUnit", "buildbtw@feature-x.service")]
+    assert jobs() == [("restart", "buildbtw@feature-x.service")]
     assert host.state("feature-x") == "active"
 
 
@@ -223,7 +223,7 @@ def test_one_request_a_connection(transport, jobs):
     one = host.request("/hooks/undeploy-branch?branch=main", credentials=host.token())
     two = host.request(PATH, credentials=host.token())
     assert host.exchange(transport, one + two).status == 200
-    assert jobs() == [("StopUnit", "buildbtw@main.service")]
+    assert jobs() == [("stop", "buildbtw@main.service")]
 
 
 @over_both

@@ -18,34 +18,40 @@ TOKEN = str(host.TOKEN_FILE)
 
 # What an installation consists of.
 FILES = {
-    "/usr/local/bin/buildbtw-hook": 0o755,
-    "/usr/local/lib/buildbtw-hook/dev/null": 0o644,
+    "/usr/local/lib/buildbtw-hook/buildbtw-systemctl": 0o755,
+    "/usr/local/lib/buildbtw-hook/root/dev/null": 0o644,
+    "/usr/local/lib/buildbtw-hook/root/usr/local/bin/buildbtw-hook": 0o755,
+    "/usr/local/lib/systemd/catalog/buildbtw-hook.catalog": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook-restore.service": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook.socket": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook@.service": 0o644,
+    "/usr/local/lib/systemd/system/buildbtw-systemctl.socket": 0o644,
+    "/usr/local/lib/systemd/system/buildbtw-systemctl@.service": 0o644,
     "/usr/local/lib/sysusers.d/buildbtw-hook.conf": 0o644,
-    "/etc/polkit-1/rules.d/50-buildbtw-hook.rules": 0o644,
+    "/usr/local/lib/tmpfiles.d/buildbtw-hook.conf": 0o644,
+    "/usr/local/share/man/man8/buildbtw-hook.8": 0o644,
 }
 # What it makes of the host besides.
 MADE = {
     "/etc/systemd/system/multi-user.target.wants/buildbtw-hook-restore.service",
     "/etc/systemd/system/sockets.target.wants/buildbtw-hook.socket",
+    "/etc/systemd/system/sockets.target.wants/buildbtw-systemctl.socket",
     "/run/buildbtw-hook.sock",
-    "/usr/local/lib/buildbtw-hook/lib",
-    "/usr/local/lib/buildbtw-hook/lib64",
+    "/run/buildbtw-systemctl.sock",
+    "/usr/local/bin/buildbtw-hook",
 }
 
 
 def files():
     """Every file of the host that an installation could touch, and a digest of it."""
     found = {}
-    roots = ["/etc", "/usr/local", "/usr/lib/systemd", "/usr/lib/sysusers.d", "/usr/share/polkit-1"]
+    roots = ["/etc", "/usr/local/bin", "/usr/local/lib", "/usr/local/share", "/usr/lib/systemd", "/usr/lib/sysusers.d"]
     for path in itertools.chain.from_iterable(Path(root).rglob("*") for root in roots):
         if path.is_symlink():
             found[str(path)] = str(path.readlink())
         elif path.is_file():
             found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in Path("/run").glob("buildbtw-hook.*"):
+    for path in Path("/run").glob("buildbtw-*.sock"):
         found[str(path)] = ""
     return found
 
@@ -58,7 +64,8 @@ def tree(tmp_path):
         parent.chmod(0o755)
     shutil.copytree(SOURCE / "systemd", tmp_path / "systemd")
     (tmp_path / "target/release").mkdir(parents=True)
-    shutil.copy(SOURCE / "target/release/buildbtw-hook", tmp_path / "target/release")
+    for name in ("buildbtw-hook", "buildbtw-systemctl"):
+        shutil.copy(SOURCE / "target/release" / name, tmp_path / "target/release")
     return tmp_path
 
 
@@ -90,7 +97,7 @@ def test_upgrade_in_place(tree, reinstalled):
     assert host.undeploy("feature-x").status == 200
     after = files()
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    assert changed == {"/usr/local/bin/buildbtw-hook"}
+    assert changed == {"/usr/local/lib/buildbtw-hook/root/usr/local/bin/buildbtw-hook"}
     assert host.token() == token
     assert "random token" not in result.stdout
     assert host.unit("buildbtw-hook.socket", "InvocationID") == socket, "no caller was dropped"
@@ -107,6 +114,28 @@ def test_upgrade_of_the_socket(tree, reinstalled):
     assert run("sh", "-c", f"{line} --silent").stdout.startswith("branch main is deployed")
 
 
+def test_upgrade_from_version_0_1(token_file):
+    """What the hook's user owned is root's, what it could have put there is gone, and so is polkit's rule."""
+    rules = Path("/etc/polkit-1/rules.d/50-buildbtw-hook.rules")
+    rules.write_text("// allows more than it says\n")
+    old = Path("/usr/local/lib/buildbtw-hook/usr")
+    old.mkdir()
+    token_file.write_text("secret\ntwo words\n")
+    script = f"cd {host.STATE} && touch main && mkdir feature-x && mkfifo queue && ln -s /etc/shadow evil"
+    shutil.chown(host.STATE, host.USER, host.USER)
+    identity = [f"--reuid={host.USER}", f"--regid={host.USER}", "--init-groups"]
+    assert run("setpriv", *identity, "sh", "-c", script).returncode == 0
+
+    result = run(INSTALL)
+    assert result.returncode == 0, result.stdout
+    assert "has a line of two words" in result.stdout
+    assert not rules.exists()
+    assert not old.exists()
+    assert [(file.name, file.owner()) for file in host.STATE.iterdir()] == [("main", "root")]
+    assert (host.STATE.owner(), oct(host.STATE.stat().st_mode)) == ("root", "0o40700")
+    assert "two words" not in run(INSTALL).stdout, "said once"
+
+
 def test_the_line_it_prints_works():
     result = run(INSTALL)
     assert result.returncode == 0
@@ -120,7 +149,7 @@ def test_uninstall_and_install_again(reinstalled):
     installed, token = files(), host.TOKEN_FILE.read_bytes()
     assert FILES.keys() | MADE | {TOKEN} <= installed.keys()
     assert host.deploy("main").status == 200
-    made_by_calls = [host.STATE, host.SLOTS]
+    made_by_calls = [host.STATE, host.RUNTIME]
     assert all(directory.exists() for directory in made_by_calls)
 
     result = run(INSTALL, "--uninstall")
@@ -179,57 +208,40 @@ def as_nobody(command, **environment):
 
 
 @pytest.mark.parametrize(
-    ("prefix", "executable", "units", "rules"),
-    [
-        ("", "/usr/local/bin", "/usr/local/lib/systemd/system", "/etc/polkit-1/rules.d"),
-        ("/usr", "/usr/bin", "/usr/lib/systemd/system", "/usr/share/polkit-1/rules.d"),
-        ("/opt/b", "/opt/b/bin", "/opt/b/lib/systemd/system", "/etc/polkit-1/rules.d"),
-    ],
+    ("given", "prefix"), [("", "/usr/local"), ("/usr", "/usr"), ("/opt/b", "/opt/b")]
 )
-def test_destdir(prefix, executable, units, rules, tree):
+def test_destdir(given, prefix, tree):
     """As a package is made: by an ordinary user, who leaves the live system alone."""
     destination = tree / "destination"
     destination.mkdir()
     destination.chmod(0o777)
     before = files()
-    started = host.unit("buildbtw-hook.socket", "InvocationID")
-    environment = {"DESTDIR": destination} | ({"PREFIX": prefix} if prefix else {})
+    invocation = host.unit("buildbtw-hook.socket", "InvocationID")
+    environment = {"DESTDIR": destination} | ({"PREFIX": given} if given else {})
 
     result = as_nobody([tree / "systemd/install"], **environment)
     assert (result.returncode, result.stdout) == (0, "")
     put = {
-        str(path.relative_to(destination)): path
+        f"/{path.relative_to(destination)}": path
         for path in destination.rglob("*")
-        if path.is_file()
+        if path.is_file() and not path.is_symlink()
     }
-    sysusers = units.removesuffix("systemd/system") + "sysusers.d"
-    root = units.removesuffix("systemd/system") + "buildbtw-hook"
-    assert put.keys() == {
-        path.lstrip("/")
-        for path in (
-            f"{executable}/buildbtw-hook",
-            f"{units}/buildbtw-hook-restore.service",
-            f"{units}/buildbtw-hook.socket",
-            f"{units}/buildbtw-hook@.service",
-            f"{sysusers}/buildbtw-hook.conf",
-            f"{rules}/50-buildbtw-hook.rules",
-            f"{root}/dev/null",
-        )
-    }
-    for path in put.values():
-        if path.suffix == ".service":
-            started_program = re.findall(r"(?m)^ExecStart=(\S+)", path.read_text())
-            assert started_program == [f"{executable}/buildbtw-hook"]
-    service = put[f"{units}/buildbtw-hook@.service".lstrip("/")].read_text()
-    assert re.findall(r"(?m)^RootDirectory=(\S+)", service) == [root]
-    bound = f"BindPaths={executable}:{executable}:norbind\n"
-    assert bound in service, "it is there wherever PREFIX is"
-    assert (destination / root.lstrip("/") / "usr").is_dir()
+    elsewhere = {path.replace("/usr/local", prefix): mode for path, mode in FILES.items()}
+    assert {path: file.stat().st_mode & 0o7777 for path, file in put.items()} == elsewhere
+    for path, file in put.items():
+        if path.endswith(".service"):
+            started = re.findall(r"(?m)^ExecStart=(\S+)", file.read_text())
+            assert all(program.startswith(f"{prefix}/") for program in started), started
+    service = put[f"{prefix}/lib/systemd/system/buildbtw-hook@.service"].read_text()
+    assert re.findall(r"(?m)^RootDirectory=(\S+)", service) == [f"{prefix}/lib/buildbtw-hook/root"]
+    assert "/usr/local" not in service or prefix == "/usr/local"
+    executable = destination / f"{prefix}/bin/buildbtw-hook".lstrip("/")
+    assert executable.resolve() == put[f"{prefix}/lib/buildbtw-hook/root{prefix}/bin/buildbtw-hook"]
 
     assert as_nobody([tree / "systemd/install", "--uninstall"], **environment).returncode == 0
     assert [path for path in destination.rglob("*") if path.is_file()] == []
     assert files() == before
-    assert host.unit("buildbtw-hook.socket", "InvocationID") == started
+    assert host.unit("buildbtw-hook.socket", "InvocationID") == invocation
 
 
 def without_binary(tree):

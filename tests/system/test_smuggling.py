@@ -259,7 +259,7 @@ def test_nothing_is_smuggled(messages, journal, jobs):
         outcomes = [[outcome(answer) for answer in each] for each in answered]
         assert list(zip([message for message, _ in messages], outcomes)) == messages
     done = [each for _, expected in messages for each in expected if isinstance(each, str)]
-    units = [("StopUnit", f"buildbtw@{branch}.service") for branch in len(PROXIES) * done]
+    units = [("stop", f"buildbtw@{branch}.service") for branch in len(PROXIES) * done]
     assert Counter(jobs()) == Counter(units)
     # nginx's own answers are HTML.
     served = [

@@ -7,6 +7,7 @@ from host import bearer, call, curl, over_both, token
 
 DEPLOY = "/hooks/deploy-branch"
 UNDEPLOY = "/hooks/undeploy-branch"
+STATUS = "/hooks/branch-status"
 POST = ["--request", "POST"]
 ASYNC = ["--header", "Prefer: respond-async"]
 
@@ -26,18 +27,18 @@ def header(text):
 @pytest.mark.parametrize(
     ("path", "options", "job", "words"),
     [
-        (f"{DEPLOY}?branch=main", [], "RestartUnit", "branch main is deployed"),
-        (f"{DEPLOY}?branch=main", POST, "RestartUnit", "branch main is deployed"),
-        (f"{DEPLOY}?image-tag=main", [], "RestartUnit", "branch main is deployed"),
-        (f"{DEPLOY}?x=1&branch=main&y=%ff", [], "RestartUnit", "branch main is deployed"),
-        (f"{DEPLOY}?branch=%6dain", [], "RestartUnit", "branch main is deployed"),
-        (DEPLOY, form("branch=main"), "RestartUnit", "branch main is deployed"),
-        (DEPLOY, form("image-tag=main"), "RestartUnit", "branch main is deployed"),
-        (DEPLOY, form("x=1", "branch=main"), "RestartUnit", "branch main is deployed"),
-        (f"{UNDEPLOY}?branch=main", [], "StopUnit", "branch main is not deployed any more"),
-        (f"{UNDEPLOY}?branch=main", POST, "StopUnit", "branch main is not deployed any more"),
-        (f"{UNDEPLOY}?image-tag=main", [], "StopUnit", "branch main is not deployed any more"),
-        (UNDEPLOY, form("branch=main"), "StopUnit", "branch main is not deployed any more"),
+        (f"{DEPLOY}?branch=main", [], "restart", "branch main is deployed"),
+        (f"{DEPLOY}?branch=main", POST, "restart", "branch main is deployed"),
+        (f"{DEPLOY}?image-tag=main", [], "restart", "branch main is deployed"),
+        (f"{DEPLOY}?x=1&branch=main&y=%ff", [], "restart", "branch main is deployed"),
+        (f"{DEPLOY}?branch=%6dain", [], "restart", "branch main is deployed"),
+        (DEPLOY, form("branch=main"), "restart", "branch main is deployed"),
+        (DEPLOY, form("image-tag=main"), "restart", "branch main is deployed"),
+        (DEPLOY, form("x=1", "branch=main"), "restart", "branch main is deployed"),
+        (f"{UNDEPLOY}?branch=main", [], "stop", "branch main is not deployed any more"),
+        (f"{UNDEPLOY}?branch=main", POST, "stop", "branch main is not deployed any more"),
+        (f"{UNDEPLOY}?image-tag=main", [], "stop", "branch main is not deployed any more"),
+        (UNDEPLOY, form("branch=main"), "stop", "branch main is not deployed any more"),
     ],
 )
 def test_done(transport, path, options, job, words, jobs):
@@ -46,7 +47,7 @@ def test_done(transport, path, options, job, words, jobs):
     assert answer.text.endswith("\n")
     assert answer.headers["content-type"] == "text/plain; charset=UTF-8"
     assert answer.headers["cache-control"] == "no-store"
-    assert host.state("main") == ("active" if job == "RestartUnit" else "inactive")
+    assert host.state("main") == ("active" if job == "restart" else "inactive")
     assert jobs() == [(job, "buildbtw@main.service")]
 
 
@@ -60,14 +61,17 @@ def test_queued(transport, preference):
         answer = call(transport, f"{DEPLOY}?branch=main", *header(preference))
         assert answer.status == 202
         assert answer.headers["preference-applied"] == "respond-async"
-        assert "queued" in answer.text
-        assert host.state("main") == "activating"
+        assert "is accepted; branch-status tells the outcome" in answer.text
+        # The status knows of it before systemd does.
+        assert call(transport, f"{STATUS}?branch=main").status == 503
+        host.until(lambda: host.state("main") == "activating")
         release()
         host.until(lambda: host.state("main") == "active")
     with host.held("main", "ExecStop") as release:
         answer = call(transport, f"{UNDEPLOY}?branch=main", *header(preference))
         assert answer.status == 202
-        assert host.state("main") == "deactivating"
+        assert call(transport, f"{STATUS}?branch=main").status == 503
+        host.until(lambda: host.state("main") == "deactivating")
         release()
         host.until(lambda: host.state("main") == "inactive")
 
@@ -114,10 +118,10 @@ SEVERAL = "more than one branch"
         (f"{DEPLOY}?branch=a@feature-x", [], 400, "slug of it is a-feature-x"),
         (f"{DEPLOY}?branch=fe%C3%A4ture", [], 400, "slug of it is fe-ture"),
         (f"{DEPLOY}?branch={'a' * 64}", [], 400, f"slug of it is {'a' * 63}\n"),
-        (f"{DEPLOY}?branch=", [], 400, f'branch "" is no slug: {SLUG}\n'),
-        (f"{DEPLOY}?branch=..", [], 400, f'branch ".." is no slug: {SLUG}\n'),
-        (f"{DEPLOY}?branch=%2a", [], 400, f'branch "*" is no slug: {SLUG}\n'),
-        (f"{DEPLOY}?branch=%ff", [], 400, "is no slug"),
+        (f"{DEPLOY}?branch=", [], 400, f'branch "" is not a slug: {SLUG}\n'),
+        (f"{DEPLOY}?branch=..", [], 400, f'branch ".." is not a slug: {SLUG}\n'),
+        (f"{DEPLOY}?branch=%2a", [], 400, f'branch "*" is not a slug: {SLUG}\n'),
+        (f"{DEPLOY}?branch=%ff", [], 400, "is not a slug"),
         (f"{UNDEPLOY}?branch=feature%5Cx2d", [], 400, "slug of it is feature-x2d"),
         (UNDEPLOY, form("branch=Feature-X"), 400, "slug of it is feature-x"),
         # Malformed.
@@ -249,7 +253,7 @@ def test_only_some_branches(transport, branch, status, words, feature_x, jobs):
         answer = host.undeploy(branch, transport=transport)
     assert answer.status == status
     assert words in answer.text
-    assert jobs() == ([("StopUnit", f"buildbtw@{branch}.service")] if status == 200 else [])
+    assert jobs() == ([("stop", f"buildbtw@{branch}.service")] if status == 200 else [])
 
 
 def test_no_branch_where_the_list_is_empty(jobs):

@@ -31,7 +31,8 @@ def test_rotation(transport, token_file):
         ("one\r\ntwo\r\n", ["one", "two"], []),
         ("\n\n  one  \n\n", ["one"], [""]),
         ("# a comment\none\n", ["one"], ["#", "# a comment", "a"]),
-        ("two words\none\n", ["one"], ["two words", "two"]),
+        ("three whole words\none\n", ["one"], ["three", "three whole words"]),
+        ("one ci\ntwo \t someone@example.org\n", ["one", "two"], ["ci", "one ci", "someone"]),
         ("a-._~+/B9==\n", ["a-._~+/B9=="], ["a-._~+/B9", "A-._~+/b9=="]),
         # A line that no client could send is none; the others are what they are.
         ("\xff\xfe\none\n", ["one"], ["\xff\xfe"]),
@@ -94,7 +95,7 @@ def test_no_one_is_let_in_without_a_usable_token(unusable, reason, token_file, j
     assert {answer.text for answer in answers} == {told}
     messages = [record["MESSAGE"] for record in journal.calls()]
     assert len(messages) == len(answers)
-    assert all("no one gets in" in each and reason in each for each in messages), messages
+    assert all("nobody is let in" in each and reason in each for each in messages), messages
     assert {record["PRIORITY"] for record in journal.calls()} == {"3"}
 
 
@@ -112,3 +113,14 @@ def test_the_file_is_roots_alone():
     mode = host.TOKEN_FILE.stat()
     assert (mode.st_uid, mode.st_gid, oct(mode.st_mode)) == (0, 0, "0o100600")
     assert len(host.token()) == 64
+
+
+def test_the_record_has_the_name_of_the_token(token_file, journal):
+    token_file.write_text("first\nsecond gitlab-ci\nthird someone@example.org\n")
+    for token in ("first", "second", "third", "gitlab-ci"):
+        status(token)
+    names = [record.get("BUILDBTW_TOKEN_NAME") for record in journal.calls()]
+    assert names == [None, "gitlab-ci", "someone@example.org", None]
+    messages = [record["MESSAGE"] for record in journal.calls()]
+    assert " for local (gitlab-ci): nothing at" in messages[1]
+    assert not any(each in text for each in ("second", "third") for text in messages)

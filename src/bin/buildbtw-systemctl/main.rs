@@ -1,0 +1,369 @@
+//! What runs as root: reads one order from `buildbtw-hook`, has systemd carry it out, and answers
+//! with what came of it.
+//!
+//! systemd accepts a connection on `/run/buildbtw-systemctl.sock`, which the hook's user alone can
+//! open, and starts this with the connection as stdin. All that it takes from there is one line of
+//! at most 128 bytes, which must be exactly a verb, a slug and a flag (`src/order.rs`); the rest is
+//! refused and recorded. Then it runs `systemctl` with fixed arguments, and `journalctl` to say why
+//! something failed: `systemctl.rs` has every command. No shell, no network, nothing else.
+//!
+//! order → running (a mark) → notes (what the next boot starts) → systemctl → outcome.
+//!
+//! With `--restore` it starts what was deployed before a reboot.
+
+mod notes;
+mod running;
+mod systemctl;
+
+use std::env;
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use buildbtw_hook::branch::{Branch, quote};
+use buildbtw_hook::journal;
+use buildbtw_hook::order::{Kind, MAX_ORDER, Order, Outcome, Verb};
+use log::Level;
+use log::kv::Value;
+
+use notes::{is_noted, note, note_the_truth, restore};
+use running::{DEPLOYMENTS, Running, place};
+use systemctl::{Job, NOT_LOADED, Unit, has_template, last_lines, show};
+
+// systemd-tmpfiles makes both, so that no unit has to.
+const STATE: &str = "/var/lib/buildbtw-hook";
+const RUNTIME: &str = "/run/buildbtw-systemctl";
+/// An order must have arrived this long after the process started.
+const ARRIVAL: Duration = Duration::from_secs(10);
+const USAGE: &str = "\
+buildbtw-systemctl carries out one order of buildbtw-hook, on a connection that systemd accepted.
+buildbtw-systemctl.socket starts it; there is nothing to run by hand.
+
+Options: --help, --version, and --restore, which starts the branches that were deployed and is
+run by buildbtw-hook-restore.service at boot.
+";
+
+fn main() -> ExitCode {
+    match env::args_os().nth(1) {
+        None => serve(),
+        Some(argument) if argument == "--restore" => restore_all(),
+        Some(argument) if argument == "--help" => {
+            print!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        Some(argument) if argument == "--version" => {
+            println!("buildbtw-systemctl {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Some(argument) => {
+            misused(&format!("it takes no argument {}", quote(&argument.to_string_lossy())))
+        }
+    }
+}
+
+fn misused(why: &str) -> ExitCode {
+    eprint!("buildbtw-systemctl: {why}\n{USAGE}");
+    ExitCode::from(2)
+}
+
+/// Serves the connection on stdin. Exits with 0 for any order, so that none leaves the host
+/// "degraded".
+fn serve() -> ExitCode {
+    let peer = match io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from) {
+        Ok(peer) if peer.local_addr().is_ok() => peer,
+        _ => return misused("stdin is not a connection"),
+    };
+    journal::open("buildbtw-systemctl");
+    match receive(&peer) {
+        Ok(order) => match Host::from_env() {
+            Ok(host) => host.carry_out(&order, &peer),
+            Err(fault) => tell(&peer, &Outcome::new(Kind::Failed, fault)),
+        },
+        Err(why) => {
+            report(Kind::Refused, None, &format!("refused an order: {why}"));
+            tell(&peer, &Outcome::new(Kind::Refused, "buildbtw-systemctl knows no such order"));
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Starts what was deployed before a reboot.
+fn restore_all() -> ExitCode {
+    journal::open("buildbtw-systemctl");
+    let restored = Host::from_env().and_then(|host| restore(&host.state, &host.runtime));
+    match restored {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("not everything is restored: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the order: one line, and nothing after it.
+fn receive(mut peer: &UnixStream) -> Result<Order, String> {
+    let deadline = Instant::now() + ARRIVAL;
+    let mut line = Vec::new();
+    while !line.contains(&b'\n') {
+        let mut buffer = [0; MAX_ORDER + 1];
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A timeout of zero is an error of its own: the deadline has passed.
+        peer.set_read_timeout(Some(left)).map_err(|_| "it came too late")?;
+        match peer.read(&mut buffer) {
+            Ok(0) => return Err(format!("{} ends too soon", quote_bytes(&line))),
+            Ok(n) => line.extend_from_slice(&buffer[..n]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(format!("it could not be read: {error}")),
+        }
+        if line.len() > MAX_ORDER {
+            return Err(format!("{} is too long", quote_bytes(&line)));
+        }
+    }
+    let text = str::from_utf8(&line).map_err(|_| quote_bytes(&line))?;
+    text.parse().map_err(|_| quote_bytes(&line))
+}
+
+fn quote_bytes(bytes: &[u8]) -> String {
+    quote(&String::from_utf8_lossy(bytes))
+}
+
+/// Sends the outcome. A peer that has gone does not wait for it.
+fn tell(mut peer: &UnixStream, outcome: &Outcome) {
+    let _ = peer.write_all(outcome.to_string().as_bytes());
+    let _ = peer.shutdown(Shutdown::Both);
+}
+
+/// Writes a record of our own, for what no call's record tells.
+fn report(kind: Kind, branch: Option<&Branch>, message: &str) {
+    let mut fields = Vec::new();
+    fields.extend(branch.map(|branch| ("BUILDBTW_BRANCH", Value::from(branch.as_str()))));
+    fields.extend(kind.message_id().map(|id| ("MESSAGE_ID", Value::from(id))));
+    journal::record(Level::Error, message, &fields);
+}
+
+/// The host, as the unit's environment describes it.
+struct Host {
+    /// `STATE_DIRECTORY`, otherwise [`STATE`]: an empty file, the note, for each branch that the next
+    /// boot is to start. Units that a generator made, as Podman's Quadlet does, cannot be enabled.
+    state: PathBuf,
+    /// `RUNTIME_DIRECTORY`, otherwise [`RUNTIME`]: a file for each branch, see [`Running`].
+    runtime: PathBuf,
+    /// `BUILDBTW_QUEUE_SEC`: how long a deployment waits for others.
+    queue: Duration,
+    /// `BUILDBTW_LOG_LINES`: how many of a failed unit's last lines a caller is shown.
+    log_lines: usize,
+    /// `BUILDBTW_CLEAN=state`: an undeployment also removes the unit's state directories.
+    clean: bool,
+}
+
+impl Host {
+    fn from_env() -> Result<Self, String> {
+        let directory = |name, otherwise: &str| {
+            env::var_os(name).map_or_else(|| PathBuf::from(otherwise), PathBuf::from)
+        };
+        let number = |name: &str, otherwise| match env::var(name) {
+            Err(_) => Ok(otherwise),
+            Ok(text) => text.parse().map_err(|_| format!("{name}={text} is not a number")),
+        };
+        let clean = env::var("BUILDBTW_CLEAN").unwrap_or_default();
+        if !["", "state"].contains(&clean.as_str()) {
+            return Err(format!("BUILDBTW_CLEAN={clean} is not \"state\""));
+        }
+        Ok(Self {
+            state: directory("STATE_DIRECTORY", STATE),
+            runtime: directory("RUNTIME_DIRECTORY", RUNTIME),
+            queue: Duration::from_secs(number("BUILDBTW_QUEUE_SEC", 600)?),
+            log_lines: usize::try_from(number("BUILDBTW_LOG_LINES", 20)?).unwrap_or(usize::MAX),
+            clean: !clean.is_empty(),
+        })
+    }
+
+    /// One order, from its beginning to its outcome and the note for the next boot.
+    fn carry_out(&self, order: &Order, peer: &UnixStream) {
+        let branch = &order.branch;
+        if order.verb == Verb::Status {
+            return tell(peer, &self.status(branch));
+        }
+        let was_noted = is_noted(&self.state, branch);
+        let (mut accepted, mut is_alone) = (false, false);
+        let outcome = self.accept(order).and_then(|running| {
+            if order.respond_async {
+                let text = format!(
+                    "{} of branch {branch} is accepted; branch-status tells the outcome",
+                    order.verb.as_str()
+                );
+                tell(peer, &Outcome::new(Kind::Accepted, text));
+                accepted = true;
+            }
+            let outcome = match order.verb {
+                Verb::Undeploy => self.undeploy(branch),
+                _ => self.deploy(branch, &running),
+            };
+            // Before the answer, so that a status that is asked for after it sees what it says.
+            is_alone = running.end(order, outcome.as_ref().err());
+            outcome
+        });
+        match outcome {
+            Ok(outcome) => {
+                tell(peer, &outcome);
+                // It was noted first, and it is so.
+                if is_alone {
+                    return;
+                }
+            }
+            Err(failure) if accepted => report(failure.kind, Some(branch), &failure.text),
+            Err(failure) => tell(peer, &failure),
+        }
+        if let Err(error) = note_the_truth(&self.state, order, was_noted) {
+            let message = format!("the next boot may not agree with branch {branch}: {error}");
+            report(Kind::Failed, Some(branch), &message);
+        }
+    }
+
+    /// Marks the branch as being worked on, and notes what is asked for, so that a boot in the midst
+    /// of it does that.
+    fn accept(&self, order: &Order) -> Result<Running, Outcome> {
+        if order.respond_async {
+            exists(&order.branch)?;
+        }
+        let running = Running::begin(&self.runtime, order)
+            .map_err(|error| not_done("cannot mark the branch as being worked on", &error))?;
+        note(&self.state, &order.branch, order.verb == Verb::Deploy)
+            .map_err(|error| not_done("cannot note what the next boot is to start", &error))?;
+        Ok(running)
+    }
+
+    /// Pulls the image where the host has a template for that, and then restarts the unit: to
+    /// start a running one does nothing, and a stopped one is started by it.
+    fn deploy(&self, branch: &Branch, running: &Running) -> Result<Outcome, Outcome> {
+        let _place = place(&self.runtime, self.queue)
+            .map_err(|error| not_done("cannot wait for other deployments", &error))?
+            .ok_or_else(|| {
+                let text = format!("{DEPLOYMENTS} deployments are running: nothing is done");
+                Outcome::new(Kind::Overloaded, text)
+            })?;
+        if has_template("buildbtw-pull@.service") {
+            let pull = branch.pull_unit();
+            let pulled = Job::run("start", &[&pull]);
+            if pulled.code() != NOT_LOADED && pulled.code() != Some(0) {
+                let running = show(&branch.unit()).is_ok_and(|unit| unit.is_active());
+                let rest = if running { "\nwhat ran before still runs" } else { "" };
+                return Err(self.failure(Kind::PullFailed, &pulled, &pull, rest));
+            }
+        }
+        if running.is_undeployed() {
+            let text = format!("canceled: branch {branch} was undeployed meanwhile");
+            return Err(Outcome::new(Kind::Failed, text));
+        }
+        let unit = branch.unit();
+        let restarted = Job::run("restart", &[&unit]);
+        if restarted.succeeded(Unit::is_up) {
+            let text = format!("branch {branch} is deployed (restart of {unit})");
+            return Ok(Outcome::new(Kind::Done, text));
+        }
+        let kind =
+            if restarted.code() == NOT_LOADED { Kind::NoTemplate } else { Kind::StartFailed };
+        Err(self.failure(kind, &restarted, &unit, ""))
+    }
+
+    /// Stops the unit, and a pull that would be followed by its restart.
+    fn undeploy(&self, branch: &Branch) -> Result<Outcome, Outcome> {
+        let (pull, unit) = (branch.pull_unit(), branch.unit());
+        let pulls = has_template("buildbtw-pull@.service");
+        let units = if pulls { &[pull.as_str(), &unit][..] } else { &[unit.as_str()] };
+        let stopped = Job::run("stop", units);
+        let text = if stopped.code() == NOT_LOADED {
+            format!("branch {branch} was not deployed")
+        } else if stopped.succeeded(|unit| !unit.is_active()) {
+            format!("branch {branch} is not deployed any more (stop of {unit})")
+        } else {
+            return Err(self.failure(Kind::Failed, &stopped, &unit, ""));
+        };
+        if self.clean {
+            self.clean(&unit)?;
+        }
+        Ok(Outcome::new(Kind::Done, text))
+    }
+
+    /// Removes the unit's state directories, if it has any.
+    fn clean(&self, unit: &str) -> Result<(), Outcome> {
+        let Ok(known) = show(unit) else { return Ok(()) };
+        if !known.can_clean.split(' ').any(|what| what == "state") {
+            return Ok(());
+        }
+        if known.active == "failed" {
+            // systemd cleans no unit that has failed, systemctl(1).
+            Job::run("reset-failed", &[unit]);
+        }
+        let cleaned = Job::run("clean", &["--what=state", unit]);
+        if cleaned.code() == Some(0) {
+            return Ok(());
+        }
+        Err(self.failure(Kind::Failed, &cleaned, unit, "\nit is undeployed, but its data is there"))
+    }
+
+    /// What state the branch is in.
+    fn status(&self, branch: &Branch) -> Outcome {
+        let name = branch.unit();
+        let (is_running, failure) = Running::look(&self.runtime, branch);
+        let unit = match show(&name) {
+            Ok(unit) => unit,
+            Err(error) => return Outcome::new(Kind::Failed, error),
+        };
+        // A branch that came up by itself after a failure is up.
+        let failure = failure.filter(|failure| !(unit.is_up() && unit.invocation != failure.0));
+        if is_running || unit.has_job() || unit.active == "deactivating" {
+            Outcome::new(Kind::Running, format!("a job for {name} is running"))
+        } else if let Some((_, failure)) = failure {
+            failure
+        } else if unit.is_up() {
+            Outcome::new(Kind::Done, format!("branch {branch} is up ({name})"))
+        } else if unit.active == "failed" || unit.is_active() {
+            let text =
+                format!("{name} failed\n{unit}{}", last_lines(self.log_lines, &unit.invocation));
+            Outcome::new(Kind::StartFailed, text)
+        } else {
+            Outcome::new(Kind::Absent, format!("branch {branch} is not deployed"))
+        }
+    }
+
+    /// What went wrong: systemctl's words, the unit's state, the rest, and what the unit wrote.
+    fn failure(&self, kind: Kind, job: &Job, unit: &str, rest: &str) -> Outcome {
+        let mut text = format!("{} of {unit} failed: {}", job.verb, job.words());
+        if let Ok(known) = show(unit)
+            && known.load != "not-found"
+        {
+            // A unit that systemd has forgotten already has nothing to tell.
+            if known.active != "inactive" {
+                let _ = write!(text, "\n{known}");
+            }
+            let _ = write!(
+                text,
+                "{rest}{}",
+                last_lines(self.log_lines, &job.failed_invocation(&known))
+            );
+        }
+        Outcome::new(kind, text)
+    }
+}
+
+/// The outcome where something on this host is in the way.
+fn not_done(what: &str, error: &io::Error) -> Outcome {
+    Outcome::new(Kind::Failed, format!("nothing is done: {what}: {error}"))
+}
+
+/// Refuses a branch for which there is no template.
+fn exists(branch: &Branch) -> Result<(), Outcome> {
+    let unit = branch.unit();
+    match show(&unit) {
+        Ok(known) if known.load == "not-found" => {
+            Err(Outcome::new(Kind::NoTemplate, format!("Unit {unit} not found.")))
+        }
+        _ => Ok(()),
+    }
+}

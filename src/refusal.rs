@@ -1,0 +1,80 @@
+//! Why a call is refused, apart from how HTTP says it: see `answer.rs` for that.
+
+use std::fmt;
+
+use buildbtw_hook::branch::NotASlug;
+
+/// Why a call is refused.
+#[derive(Debug, PartialEq)]
+pub enum Refusal {
+    /// The client's side of the connection ended, or broke, too soon.
+    Incomplete(String),
+    /// This part of the request is not HTTP/1.0 or HTTP/1.1.
+    Malformed(String),
+    /// The request did not arrive whole within this many seconds.
+    Late(u64),
+    /// The body has a `Transfer-Encoding` and not a length.
+    NoLength,
+    /// The body is over this many bytes.
+    LongBody(usize),
+    /// The head is over this many bytes.
+    LongHead(usize),
+    /// There is more than one `Authorization`, which is not a list (RFC 9110 section 11.6.2).
+    TwoCredentials,
+    /// The token is wrong, or there is none.
+    NoToken,
+    /// There is nothing at this path.
+    NoSuchPath(String),
+    /// This method is not for hooks.
+    NoSuchMethod(String),
+    /// No branch is named.
+    NoBranch,
+    /// More than one branch is named.
+    TwoBranches,
+    /// The branch is not a slug.
+    NotASlug(NotASlug),
+    /// The host allows other branches only: the branch, and those.
+    NotAllowed(String, String),
+    /// The host has no usable token; why.
+    NoUsableToken(String),
+    /// A fault of ours; which.
+    Fault(String),
+}
+
+/// What a caller is told, or, where that must not be the reason, what the journal is told.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Incomplete(how) | Self::Fault(how) => f.write_str(how),
+            Self::Malformed(what) => {
+                write!(f, "malformed request: {what} is not HTTP/1.0 or HTTP/1.1")
+            }
+            Self::Late(seconds) => write!(f, "no whole request within {seconds} s"),
+            Self::NoLength => f.write_str("send a Content-Length and no Transfer-Encoding"),
+            Self::LongBody(max) => write!(f, "the body is over {max} bytes"),
+            Self::LongHead(max) => write!(f, "the head is over {max} bytes"),
+            Self::TwoCredentials => f.write_str("send one Authorization header"),
+            Self::NoToken => {
+                f.write_str("send Authorization: Bearer TOKEN, with a token of this host")
+            }
+            Self::NoSuchPath(path) => write!(
+                f,
+                "nothing at {path}: there are /hooks/deploy-branch, /hooks/undeploy-branch \
+                 and /hooks/branch-status"
+            ),
+            Self::NoSuchMethod(method) => {
+                write!(f, "{method} is not for hooks: send GET or POST")
+            }
+            Self::NoBranch => f.write_str(
+                "no branch: add ?branch=BRANCH to the URL, or POST branch=BRANCH as \
+                 application/x-www-form-urlencoded",
+            ),
+            Self::TwoBranches => f.write_str("more than one branch: send one"),
+            Self::NotASlug(not) => not.fmt(f),
+            Self::NotAllowed(branch, allowed) => {
+                write!(f, "branch {branch} is not allowed on this host, which takes: {allowed}")
+            }
+            Self::NoUsableToken(why) => write!(f, "nobody is let in: {why}"),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The root side, which carries out orders: one connection, one order, one outcome.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use buildbtw_hook::order::{Kind, MAX_OUTCOME, Order, Outcome};
+
+/// Gives an order, and waits for its outcome at most this long. Where none comes, that is an
+/// outcome too.
+pub fn carry_out(order: &Order, socket: &Path, wait: Duration) -> Outcome {
+    let unit = order.branch.unit();
+    match exchange(order, socket, wait) {
+        Ok(message) => message.parse().unwrap_or_else(|_| {
+            let text = format!(
+                "no outcome came back for {unit}: branch-status tells what came of it; \
+                 the journal of buildbtw-systemctl may say why"
+            );
+            Outcome::new(Kind::Running, text)
+        }),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            let seconds = wait.as_secs();
+            let text = format!(
+                "{unit} is not ready after {seconds} s; it goes on: branch-status tells the outcome"
+            );
+            Outcome::new(Kind::Running, text)
+        }
+        Err(error) => {
+            let text = format!(
+                "the order for {unit} could not be given: {}: {error}; \
+                 an operator may have to run: systemctl start buildbtw-systemctl.socket",
+                socket.display()
+            );
+            Outcome::new(Kind::Overloaded, text)
+        }
+    }
+}
+
+fn exchange(order: &Order, socket: &Path, wait: Duration) -> io::Result<String> {
+    let deadline = Instant::now() + wait;
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_write_timeout(Some(wait))?;
+    match stream.write_all(order.to_string().as_bytes()) {
+        // systemd closes a connection past MaxConnections=.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(String::new()),
+        written => written?,
+    }
+    let mut message = Vec::new();
+    let mut buffer = [0; 4096];
+    while message.len() < MAX_OUTCOME {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A timeout of zero is an error of its own: the deadline has passed.
+        stream.set_read_timeout(Some(left)).map_err(|_| ErrorKind::TimedOut)?;
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => message.extend_from_slice(&buffer[..n]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // The root side was ended before it could answer.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(String::from_utf8_lossy(&message).into_owned())
+}

@@ -1,0 +1,235 @@
+//! Requests that are malformed, or too much.
+
+use std::io::{Read, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::harness::*;
+
+#[test]
+fn refuses_what_is_no_http() {
+    let host = Host::new();
+    let target = format!("{DEPLOY}?branch=x");
+    let right = deploy_x();
+    let line = |line: &str| right.replacen(&format!("GET {target} HTTP/1.1"), line, 1);
+    let field = |field: &str| authorized(&format!("POST {target} HTTP/1.1"), &[field, FORM], "");
+    for (request, words) in [
+        // Line ends.
+        (right.replace("\r\n", "\n"), "a line end that is not CRLF"),
+        (right.replacen("\r\n", "\n", 1), "a line end that is not CRLF"),
+        (right.replacen("\r\n", "\r", 1), "a line end that is not CRLF"),
+        (right.replacen("\r\n", "\r\r\n", 1), "a line end that is not CRLF"),
+        (right.replacen("\r\n", "\n\r\n", 1), "a line end that is not CRLF"),
+        (right.replacen("\r\n\r\n", "\r\n\n", 1), "a line end that is not CRLF"),
+        (right.replacen("hook\r\n", "hook\rX-Y: z\r\n", 1), "a line end that is not CRLF"),
+        (right.replacen("hook\r\n", "hook\nX-Y: z\r\n", 1), "a line end that is not CRLF"),
+        ("\n".to_owned() + &right, "a line end that is not CRLF"),
+        // Bytes.
+        (field("X-Y: \0"), "the byte 0x00"),
+        (field("X-Y: \u{1b}[31m"), "the byte 0x1b"),
+        (field("X-Y: \x7f"), "the byte 0x7f"),
+        (field("X-Y: \u{e9}"), "the byte 0xc3"),
+        (get(&format!("{DEPLOY}?branch=\0")), "the byte 0x00"),
+        (get(&format!("{DEPLOY}?branch=f\u{fc}r")), "the byte 0xc3"),
+        ("\0".to_owned() + &right, "the byte 0x00"),
+        // First lines.
+        (line(&format!("GET {target}&a=\tb HTTP/1.1")), "its first line"),
+        ("\r\n".to_owned() + &right, "its first line"),
+        ("\r\n\r\n".to_owned(), "its first line"),
+        (line(&format!("GET {target}")), "its first line"),
+        (line(&format!("GET {target} ")), "its first line"),
+        (line(&format!("GET {target} x HTTP/1.1")), "its first line"),
+        (line(&format!("GET  {target} HTTP/1.1")), "its first line"),
+        (line(&format!("GET {target}  HTTP/1.1")), "its first line"),
+        (line(&format!("GET {target} HTTP/1.1 ")), "its first line"),
+        (line(&format!("GET\t{target}\tHTTP/1.1")), "its first line"),
+        (line(&format!("GET {target} HTTP/0.9")), "its first line"),
+        (line(&format!("GET {target} HTTP/1.2")), "its first line"),
+        (line(&format!("GET {target} HTTP/2.0")), "its first line"),
+        (line(&format!("GET {target} HTTP/2")), "its first line"),
+        (line(&format!("GET {target} http/1.1")), "its first line"),
+        (line(&format!("GET {target} HTTPS/1.1")), "its first line"),
+        (line("GET"), "its first line"),
+        (format!("GET {target}\r\n\r\n"), "its first line"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "its first line"),
+        ("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n".to_owned() + &right, "its first line"),
+        // Header lines.
+        (field("Accept: x\r\n folded"), "a header line"),
+        (field("Accept: x\r\n\tfolded"), "a header line"),
+        (field("Accept: x\r\n folded: y"), "a header line"),
+        (field(" Accept: x"), "a header line"),
+        (field("Accept : x"), "a header line"),
+        (field("Accept\t: x"), "a header line"),
+        (field("Content-Length : 5"), "a header line"),
+        (field("Transfer-Encoding : chunked"), "a header line"),
+        (field("X Y: z"), "a header line"),
+        (field("X(Y): z"), "a header line"),
+        (field(": z"), "a header line"),
+        (field("no colon"), "a header line"),
+        // Hosts.
+        (right.replacen("Host: hook\r\n", "", 1), "its Host"),
+        (right.replacen("Host: hook", "X-Host: hook", 1), "its Host"),
+        (field("Host: hook"), "its Host"),
+        (field("host:"), "its Host"),
+        (field("Host: x").replacen("HTTP/1.1", "HTTP/1.0", 1), "its Host"),
+        // Lengths.
+        (field("Content-Length: five"), "its Content-Length"),
+        (field("Content-Length:"), "its Content-Length"),
+        (field("Content-Length: -1"), "its Content-Length"),
+        (field("Content-Length: +0"), "its Content-Length"),
+        (field("Content-Length: 0x0"), "its Content-Length"),
+        (field("Content-Length: 0.0"), "its Content-Length"),
+        (field("Content-Length: 0 0"), "its Content-Length"),
+        (field("Content-Length: 0, 0"), "its Content-Length"),
+        (field("Content-Length: 0\r\nContent-Length: 0"), "its Content-Length"),
+        (field("Content-Length: 0\r\ncontent-length: 9"), "its Content-Length"),
+    ] {
+        host.answers(&request, 400, "malformed request: ", NOT_RUN);
+        host.answers(&request, 400, words, NOT_RUN);
+    }
+    // What other protocols begin with.
+    for bytes in [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(),
+        b"\x80\x2e\x01\x00\x02",
+        b"\r\n\r\n\x00\r\nQUIT\n",
+        b"EHLO x\n",
+        b"\x05\x01\x00",
+    ] {
+        host.answers(bytes, 400, "malformed request: ", NOT_RUN);
+    }
+    for encoding in ["chunked", "identity", "gzip, chunked", "", "xchunked"] {
+        let request = post(
+            &target,
+            &format!("Transfer-Encoding: {encoding}\r\n{FORM}"),
+            "5\r\nbranch=y\r\n0\r\n\r\n",
+        );
+        host.answers(request, 411, "send a Content-Length", NOT_RUN);
+    }
+    for expectation in ["nonsense", "100-continues", "", "100-continue, nonsense"] {
+        let request = field(&format!("Expect: {expectation}"));
+        let outcome = host.call(Tcp, &request);
+        // RFC 9110 section 10.1.1 has 417 for it, and does not demand it.
+        assert!([400, 417].contains(&outcome.answer.status), "{outcome:?}");
+        assert_eq!(outcome.ended.calls, NOT_RUN);
+    }
+}
+
+#[test]
+fn refuses_an_empty_method() {
+    let request = deploy_x().replacen("GET ", " ", 1);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let host = Host::new();
+                for _ in 0..100 {
+                    let outcome = host.call(Unix, &request);
+                    outcome.is(400, "malformed request: ", NOT_RUN, &request);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn takes_heads_and_bodies_of_16_kib_and_no_more() {
+    let host = Host::new();
+    let max = 16 * 1024;
+    host.answers(with_head_of(max), 200, "is deployed", RESTART_X);
+    host.answers(with_head_of(max + 1), 431, "the head is over 16384 bytes\n", NOT_RUN);
+    let short = "a: b\r\n".repeat(1000);
+    let line = format!("GET {DEPLOY}?branch=x HTTP/1.1");
+    host.answers(authorized(&line, &[short.trim_end()], ""), 200, "is deployed", RESTART_X);
+    let long = "ab: cdefghijklmn\r\n".repeat(1000);
+    host.answers(authorized(&line, &[long.trim_end()], ""), 431, "the head is over", NOT_RUN);
+    let target = format!("/{}", "x".repeat(max));
+    host.answers(get(&target), 431, "the head is over", NOT_RUN);
+    // Nothing more is to be waited for.
+    host.answers("x".repeat(max + 1), 431, "the head is over", NOT_RUN);
+
+    let form = |len: usize| format!("branch=x&{}", "y".repeat(len - 9));
+    host.answers(post(DEPLOY, FORM, &form(1024)), 200, "is deployed", RESTART_X);
+    host.answers(post(DEPLOY, FORM, &form(1025)), 200, "is deployed", RESTART_X);
+    host.answers(post(DEPLOY, FORM, &form(max)), 200, "is deployed", RESTART_X);
+    host.answers(
+        post(DEPLOY, FORM, &form(max + 1)),
+        413,
+        "the body is over 16384 bytes\n",
+        NOT_RUN,
+    );
+    // The answer does not wait for the body.
+    for len in ["16385", "52428800", "4294967296", "18446744073709551615", "18446744073709551616"] {
+        let request = post(DEPLOY, &format!("{FORM}\r\nContent-Length: {len}"), "");
+        host.answers(request, 413, "the body is over 16384 bytes\n", NOT_RUN);
+    }
+    let len = "9".repeat(1000);
+    let request = post(DEPLOY, &format!("{FORM}\r\nContent-Length: {len}"), "");
+    host.answers(request, 413, "the body is over 16384 bytes\n", NOT_RUN);
+    let len = "0".repeat(1000);
+    let request = post(DEPLOY, &format!("{FORM}\r\nContent-Length: {len}8"), "") + "branch=x";
+    host.answers(request, 200, "is deployed", RESTART_X);
+}
+
+#[test]
+fn answers_who_goes_on_sending() {
+    let host = Host::new();
+    let huge = 50_000_000;
+    let line = format!("POST {DEPLOY}?branch=x HTTP/1.1");
+    let length = format!("Content-Length: {huge}");
+    for (start, piece, status) in [
+        (format!("GET /{}", "x".repeat(100)), "x", 431),
+        (authorized(&line, &["X-Y: z"], "").replacen("\r\n\r\n", "", 1), "x", 431),
+        (authorized(&line, &[], "").replacen("\r\n\r\n", "\r\n", 1), "a: b\r\n", 431),
+        (authorized(&line, &[&length, FORM], ""), "x", 413),
+        (authorized(&line, &["Transfer-Encoding: chunked"], ""), "1\r\nx\r\n", 411),
+        ("\n".to_owned(), "x", 400),
+    ] {
+        for transport in TRANSPORTS {
+            let mut call = host.connect(transport);
+            call.send(&start);
+            call.send_endlessly(piece, huge);
+            call.finish().is(status, "", NOT_RUN, &start);
+        }
+    }
+}
+
+#[test]
+fn waits_a_second_for_who_was_refused() {
+    let refused = "GET / HTTP/9\r\n\r\n";
+    thread::scope(|scope| {
+        for transport in TRANSPORTS {
+            // A client that writes all it has before it reads, in its own time.
+            scope.spawn(move || {
+                let host = Host::new();
+                let mut call = host.connect(transport);
+                for _ in 0..20 {
+                    call.send(refused);
+                    thread::sleep(Duration::from_millis(20));
+                }
+                call.finish().is(400, "its first line", NOT_RUN, "20 requests");
+            });
+            // A client that will not go, whether or not it sends.
+            for sends in [false, true] {
+                scope.spawn(move || {
+                    let host = Host::new();
+                    let begin = Instant::now();
+                    let mut call = host.connect(transport);
+                    call.send(refused);
+                    let mut client = call.client.try_clone().expect("a socket");
+                    let sender = thread::spawn(move || {
+                        while sends && client.write_all(b"x").is_ok() {
+                            thread::sleep(Duration::from_millis(10));
+                        }
+                    });
+                    // It has the whole answer before that second is over.
+                    call.client.read_to_end(&mut Vec::new()).expect("an answer");
+                    thread::sleep(Duration::from_millis(100));
+                    assert!(call.hook.0.try_wait().expect("a child").is_none());
+                    let ended = call.stay();
+                    assert!(begin.elapsed() < Duration::from_secs(5), "{ended:?}");
+                    assert_eq!((ended.status(), ended.calls.len()), (400, 0));
+                    sender.join().expect("a sender");
+                });
+            }
+        }
+    });
+}

@@ -1,0 +1,111 @@
+//! The man page and the catalog say what the program does: held to its source.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All files of a directory, and what they say.
+fn all(directory: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+    let entries = fs::read_dir(path).expect("a directory").map(|entry| entry.expect("a file"));
+    let files = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    files
+        .filter(|file| file.path().extension().is_none_or(|extension| extension != "8"))
+        .map(|file| fs::read_to_string(file.path()).expect("text"))
+        .collect()
+}
+
+/// The words of a text that begin like this, up to what is no part of a name.
+fn names(text: &str, prefix: &str) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    text.match_indices(prefix)
+        .map(|(at, _)| text[at..].split(|c| !is_name(c)).next().unwrap_or_default().to_owned())
+        .filter(|name| name.len() > prefix.len())
+        .collect()
+}
+
+/// The numbers of three digits that stand alone.
+fn statuses(text: &str) -> BTreeSet<u16> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+    let numbers = words.filter(|word| word.len() == 3).filter_map(|word| word.parse().ok());
+    numbers.filter(|status| (200..600).contains(status)).collect()
+}
+
+#[test]
+fn every_setting_and_field_is_in_the_manual_and_no_other() {
+    let manual = read("systemd/buildbtw-hook.8");
+    let program = all("src") + &all("src/bin/buildbtw-systemctl") + &all("systemd");
+    let mut known = names(&program, "BUILDBTW_");
+    // What buildbtw itself reads, in its container.
+    for name in ["BUILDBTW_DATABASE_FILE", "BUILDBTW_LISTEN", "BUILDBTW_SERVER_URL"] {
+        assert!(known.remove(name), "{name}");
+    }
+    assert_eq!(names(&manual, "BUILDBTW_"), known, "left: the manual");
+    for field in ["HTTP_STATUS", "MESSAGE_ID"] {
+        assert!(manual.contains(field) && program.contains(field), "{field}");
+    }
+}
+
+#[test]
+fn every_status_is_in_the_manual_and_no_other() {
+    let manual = read("systemd/buildbtw-hook.8");
+    let (_, answers) = manual.split_once("Every answer:").expect("a list of answers");
+    let (answers, _) = answers.split_once(".El").expect("its end");
+    let listed: String = answers.lines().filter(|line| line.starts_with(".It ")).collect();
+    assert_eq!(statuses(&listed), statuses(&read("src/answer.rs")), "left: the manual");
+}
+
+#[test]
+fn every_path_is_in_the_manual_and_in_the_readme() {
+    let hooks = read("src/request.rs");
+    let names: Vec<_> =
+        hooks.lines().filter_map(|line| line.trim().strip_prefix("Verb::")).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    for name in names.iter().filter_map(|line| line.split('"').nth(1)) {
+        for file in ["systemd/buildbtw-hook.8", "README.md"] {
+            assert!(read(file).contains(&format!("/hooks/{name}")), "{name} in {file}");
+        }
+    }
+}
+
+#[test]
+fn every_message_id_is_in_the_catalog_and_no_other() {
+    let ids = |text: &str| -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric());
+        let is_id = |word: &&str| word.len() == 32 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        // systemd's own, of a start that failed.
+        let own = |word: &&str| *word != "be02cf6855d2428ba40df7e9d022f03d";
+        words.filter(is_id).filter(own).map(str::to_owned).collect()
+    };
+    let catalog = ids(&read("systemd/buildbtw-hook.catalog"));
+    assert_eq!(catalog.len(), 5);
+    assert_eq!(
+        catalog,
+        ids(&(all("src") + &all("src/bin/buildbtw-systemctl"))),
+        "left: the catalog"
+    );
+}
+
+#[test]
+fn every_unit_names_the_manual() {
+    for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")).expect("it") {
+        let path = entry.expect("a file").path();
+        let is_unit =
+            ["service", "socket"].iter().any(|kind| path.extension() == Some(kind.as_ref()));
+        let text = fs::read_to_string(&path).expect("text");
+        assert!(!is_unit || text.contains("Documentation=man:buildbtw-hook(8)\n"), "{path:?}");
+    }
+}
+
+#[test]
+fn the_version_is_the_changelogs() {
+    let version = format!("## {}", env!("CARGO_PKG_VERSION"));
+    let changelog = read("CHANGELOG.md");
+    let newest = changelog.lines().find(|line| line.starts_with("## ")).expect("a version");
+    assert!(newest.starts_with(&version), "{newest}");
+}

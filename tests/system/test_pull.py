@@ -1,0 +1,200 @@
+"""Pull first: a deployment runs the new image, or says why not and leaves what runs."""
+
+import statistics
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import host
+from host import deploy, undeploy
+
+BRANCH = "feature-x"
+PULL = "buildbtw-pull@.service"
+ASYNC = ["--header", "Prefer: respond-async"]
+RETRY = ["--retry", "60", "--retry-max-time", "120"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pull_unit():
+    """The template that is shipped, and a container that takes what is there."""
+    files = {
+        Path(f"/etc/systemd/system/{PULL}"): Path(f"/src/systemd/{PULL}").read_text(),
+        Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/buildbtw\n",
+        Path(f"{host.TEMPLATE}.d/pull.conf"): "[Container]\nPull=missing\n",
+    }
+    for file, text in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    host.systemctl("daemon-reload")
+    host.push(BRANCH)
+    yield
+    for file in files:
+        file.unlink()
+    host.systemctl("daemon-reload")
+
+
+@contextmanager
+def no_registry():
+    """The registry is down."""
+    host.systemctl("stop", "docker-registry.service")
+    try:
+        yield
+    finally:
+        host.systemctl("start", "docker-registry.service")
+        host.until(lambda: host.run("curl", "-sf", "http://localhost:5000/v2/").returncode == 0)
+
+
+def status(branch, *options):
+    """What branch-status answers."""
+    return host.call("unix", f"/hooks/branch-status?branch={branch}", *options)
+
+
+def newer(version, command="touch /up; trap 'exit 0' TERM; while :; do sleep 1 & wait; done"):
+    """Pushes an image that can be told from the others."""
+    host.push(BRANCH, command=f": {version}; {command}")
+
+
+def test_the_newer_image_runs(jobs):
+    assert deploy(BRANCH).status == 200
+    assert jobs() == [("start", f"buildbtw-pull@{BRANCH}.service"), ("restart", f"buildbtw@{BRANCH}.service")]
+    before = host.container(BRANCH)
+    newer("newer")
+    assert deploy(BRANCH).status == 200
+    assert host.container(BRANCH)[1] != before[1]
+    jobs()
+    assert undeploy(BRANCH).status == 200
+    assert jobs() == [("stop", f"buildbtw-pull@{BRANCH}.service"), ("stop", f"buildbtw@{BRANCH}.service")]
+
+
+def test_the_registry_is_down(journal):
+    assert deploy(BRANCH).status == 200
+    before = host.container(BRANCH)
+    with no_registry():
+        answer = deploy(BRANCH)
+        assert answer.status == 500
+        assert f"start of buildbtw-pull@{BRANCH}.service failed" in answer.text
+        assert "connection refused" in answer.text, "podman's words"
+        assert "what ran before still runs" in answer.text
+        told = status(BRANCH)
+        assert (told.status, told.text) == (424, answer.text)
+    assert host.container(BRANCH) == before, "it was not touched"
+    assert host.noted() == [BRANCH]
+    (record,) = [each for each in journal.calls() if each["HTTP_STATUS"] == "500"]
+    assert record["MESSAGE_ID"] == "f3f70ffc2bb74611b102d323dc4d46fc"
+    # With it back, nobody has to help.
+    assert deploy(BRANCH).status == 200
+    assert status(BRANCH).status == 200
+
+
+def test_the_tag_is_gone():
+    answer = deploy("nosuch")
+    assert answer.status == 500
+    assert "manifest unknown" in answer.text
+    assert "what ran before" not in answer.text
+    assert host.noted() == []
+    told = status("nosuch")
+    assert (told.status, told.text) == (424, answer.text)
+    assert undeploy("nosuch").status == 200
+    assert status("nosuch").status == 404
+
+
+def test_a_boot_pulls_nothing():
+    assert deploy(BRANCH).status == 200
+    running = host.container(BRANCH)
+    newer("not deployed")
+    host.idle()
+    host.systemctl("stop", f"buildbtw@{BRANCH}.service")
+    with no_registry():
+        host.systemctl("start", "buildbtw-hook-restore.service")
+        host.until(lambda: host.state(BRANCH) == "active")
+    assert host.container(BRANCH)[1] == running[1], "what was deployed"
+
+
+@contextmanager
+def slow_pull(seconds):
+    """Every pull takes longer."""
+    with host.drop_in(PULL, f"[Service]\nExecStartPre=sleep {seconds}\n"):
+        yield
+
+
+def test_followed_by_its_status():
+    """The README's way for a CI job that does not keep a connection open for minutes."""
+    assert deploy(BRANCH).status == 200
+    before = host.container(BRANCH)
+    newer("followed")
+    with slow_pull(3):
+        assert deploy(BRANCH, *ASYNC).status == 202
+        told = status(BRANCH)
+        assert (told.status, told.headers["retry-after"]) == (503, "2")
+        assert host.container(BRANCH) == before, "it runs until the new one is there"
+        retried = subprocess.run(
+            ["curl", "-sS", "--unix-socket", host.SOCKET, *host.bearer(host.token()), *RETRY]
+            + ["--fail-with-body", f"http://localhost/hooks/branch-status?branch={BRANCH}"],
+            capture_output=True,
+            text=True,
+        )
+    assert retried.returncode == 0, retried
+    assert f"branch {BRANCH} is up" in retried.stdout
+    assert host.container(BRANCH)[1] != before[1]
+
+
+def test_an_undeployment_ends_a_pull():
+    with slow_pull(20), host.in_background(lambda: deploy(BRANCH)) as deployment:
+        host.until(lambda: host.state_of(f"buildbtw-pull@{BRANCH}.service") == "activating")
+        assert undeploy(BRANCH).status == 200
+        answer = deployment.result()
+    assert answer.status == 500
+    assert "canceled" in answer.text
+    assert host.state(BRANCH) == "inactive"
+    assert host.noted() == []
+    assert status(BRANCH).status == 404
+
+
+def downtime(restart):
+    """The seconds in which the container of the branch is not up, while it is restarted."""
+    pid = Path(f"/run/up-{BRANCH}")
+    quiet, last = 0.0, time.monotonic()
+    with host.in_background(restart) as done:
+        while not done.done():
+            now = time.monotonic()
+            if not pid.exists():
+                quiet += now - last
+            last = now
+            time.sleep(0.002)
+    done.result()
+    return quiet
+
+
+@pytest.fixture
+def seen_from_outside():
+    """A branch that is up has a file on the host, which it removes when it is told to stop."""
+    conf = Path(f"{host.TEMPLATE}.d/seen.conf")
+    conf.write_text("[Container]\nVolume=/run:/host\n")
+    host.systemctl("daemon-reload")
+    yield f"touch /host/up-{BRANCH} /up; trap 'rm /host/up-{BRANCH}; exit 0' TERM; while :; do sleep 1 & wait; done"
+    conf.unlink()
+    host.systemctl("daemon-reload")
+
+
+@pytest.mark.parametrize("megabytes", [15, 150])
+def test_a_redeployment_is_short(megabytes, seen_from_outside):
+    """Next to a restart of a unit that pulls by itself, in turn."""
+    pull_newer = Path(f"{host.TEMPLATE}.d/pull.conf")
+    ours, theirs = [], []
+    host.push(BRANCH, command=seen_from_outside)
+    assert deploy(BRANCH).status == 200
+    for _ in range(3):
+        host.push(BRANCH, command=seen_from_outside, megabytes=megabytes)
+        ours.append(downtime(lambda: deploy(BRANCH)))
+        host.push(BRANCH, command=seen_from_outside, megabytes=megabytes)
+        pull_newer.write_text("[Container]\nPull=newer\n")
+        host.systemctl("daemon-reload")
+        theirs.append(downtime(lambda: host.systemctl("restart", f"buildbtw@{BRANCH}.service")))
+        pull_newer.write_text("[Container]\nPull=missing\n")
+        host.systemctl("daemon-reload")
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    print(f"{megabytes} MB: {ours} next to {theirs}: {ratio:.2f}")
+    assert megabytes < 100 or ratio <= 0.35
