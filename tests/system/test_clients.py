@@ -51,3 +51,26 @@ def test_curl_reads_every_answer_of_one_run(version):
     result = run("curl", "--silent", "--show-error", version, *bearer(host.token()), *5 * [url])
     assert result.returncode == 0
     assert result.stdout.count("never") == 2 * 5, "once the branch and once its unit"
+
+
+def test_a_host_as_webhook_was_on_it(nginx, journal):
+    """Its nginx looks at the token, and CI's own line follows redirections and sends an image-tag."""
+    line = ["curl", "--no-progress-meter", "--location", "--fail-with-body"]
+    url = "http://127.0.0.1:8082/hooks/deploy-branch?image-tag=main"
+    deployed = run(*line, *bearer(host.token()), url)
+    assert (deployed.returncode, deployed.stdout.split(" (")[0]) == (0, "branch main is deployed")
+    refused = run(*line, *bearer("wrong"), url)
+    assert refused.returncode == 22
+    assert "401" in refused.stdout
+    not_a_slug = run(*line, *bearer(host.token()), url.replace("main", "Main"))
+    assert not_a_slug.returncode == 22
+    assert "GitLab's slug of it is main" in not_a_slug.stdout
+    assert [record["HTTP_STATUS"] for record in journal.calls()] == ["200", "400"]
+
+
+def test_an_absolute_form_target(jobs):
+    """As a client sends it that takes the hook for a proxy."""
+    url = "http://localhost/hooks/undeploy-branch?branch=main"
+    result = run("curl", "--silent", "--proxy", "http://127.0.0.1:9000", *bearer(host.token()), url)
+    assert result.stdout.startswith("branch main is not deployed any more")
+    assert jobs() == [("stop", "buildbtw@main.service")]
