@@ -178,7 +178,7 @@ def forget_branches():
     """Takes down every branch behind the hook's back, and what is known of it."""
     systemctl("stop", "buildbtw@*.service", "buildbtw-pull@*.service")
     for file in [*STATE.glob("*"), *RUNTIME.glob("[0-9a-z]*")]:
-        file.unlink()
+        file.unlink(missing_ok=True)
 
 
 def noted():

@@ -227,7 +227,9 @@ def test_deploy_and_undeploy_at_once(first, offset, jobs):
         return second("feature-x")
 
     answers = host.at_once(lambda: first("feature-x"), later)
-    assert sorted(job for job, _ in jobs()) == ["restart", "stop"]
+    # A deployment that finds the branch undeployed meanwhile does not restart it.
+    asked = sorted(job for job, _ in jobs())
+    assert asked in (["restart", "stop"], ["stop"])
     # The last one to reach systemd wins, whoever sent it; it is not canceled.
     deployed = host.state("feature-x") == "active"
     winner, loser = answers if deployed == (first is deploy) else answers[::-1]

@@ -93,4 +93,4 @@ def test_configure():
     assert host.undeploy("feature-x").status == 200
     assert host.deploy("feature-y").status == 403
     for unit in ("buildbtw-hook.socket", "buildbtw-hook@test.service"):
-        assert host.run("systemd-analyze", "verify", unit).stdout == ""
+        assert host.run("systemd-analyze", "--man=no", "verify", unit).stdout == ""

@@ -30,7 +30,7 @@ def waiting():
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_verify(unit):
-    result = run("systemd-analyze", "--recursive-errors=no", "verify", unit)
+    result = run("systemd-analyze", "--recursive-errors=no", "--man=no", "verify", unit)
     assert (result.returncode, result.stdout) == (0, "")
 
 
