@@ -8,7 +8,7 @@
 use std::env;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::iter;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -23,7 +23,7 @@ use fastrand::Rng;
 use httparse::{EMPTY_HEADER, Header, Status};
 use wait4::{ResUse, Wait4};
 
-use super::{MAX_TIME, Tally, exceeds};
+use super::{MAX_TIME, Tally, exceeds, take};
 
 /// The tokens of the host; its file has a third line, which is none.
 const TOKENS: [&str; 2] = ["The-First.T0ken_of~this+host/==", "the-second-token"];
@@ -525,14 +525,6 @@ fn pair(tcp: bool) -> io::Result<(TcpStream, OwnedFd)> {
     let client = TcpStream::connect(listener.local_addr()?)?;
     client.set_nodelay(true)?;
     Ok((client, listener.accept()?.0.into()))
-}
-
-/// All that is in the file, which is then empty.
-fn take(file: &mut File) -> io::Result<String> {
-    file.rewind()?;
-    let text = io::read_to_string(&mut *file)?;
-    file.set_len(0)?;
-    Ok(text)
 }
 
 /// The status of what is one whole answer.

@@ -13,6 +13,8 @@ mod root_side;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::fs::File;
+use std::io::{self, Seek};
 use std::iter;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -96,6 +98,18 @@ fn input_rng(seed: u64, number: usize) -> Rng {
 pub fn exceeds(used: &ResUse, time: Duration) -> bool {
     let cpu = used.rusage.utime + used.rusage.stime;
     time > MAX_TIME || cpu > MAX_CPU || used.rusage.maxrss > MAX_MEMORY
+}
+
+/// All that is in the file, which is then empty.
+///
+/// # Errors
+///
+/// Fails where the file does.
+pub fn take(file: &mut File) -> io::Result<String> {
+    file.rewind()?;
+    let text = io::read_to_string(&mut *file)?;
+    file.set_len(0)?;
+    Ok(text)
 }
 
 /// What was seen in all.

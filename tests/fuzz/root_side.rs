@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::iter;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use wait4::Wait4;
 
-use super::{MAX_TIME, Tally, exceeds};
+use super::{MAX_TIME, Tally, exceeds, take};
 
 /// What there is to come of an order here, where every systemctl succeeds.
 pub const KINDS: &[&str] = &["accepted", "done", "refused"];
@@ -241,12 +241,4 @@ impl Drop for Host {
         // A second panic would hide the first.
         let _ = fs::remove_dir_all(&self.root);
     }
-}
-
-/// All that is in the file, which is then empty.
-fn take(file: &mut File) -> io::Result<String> {
-    file.rewind()?;
-    let text = io::read_to_string(&mut *file)?;
-    file.set_len(0)?;
-    Ok(text)
 }
