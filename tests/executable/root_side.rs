@@ -3,13 +3,10 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::harness::*;
-
-const PULL_TEMPLATE: &str = "/run/systemd/system/buildbtw-pull@.service";
 
 /// What comes back for an order.
 fn order(host: &Host, line: impl AsRef<[u8]>) -> String {
@@ -333,14 +330,21 @@ fn the_connection_need_not_last() {
     assert_eq!(host.state(), ["x"]);
 }
 
-/// The templates are looked for where systemd has them, so this is for the machine.
+/// A deployment that pulls must find it there.
 #[test]
-fn no_pull_where_there_is_no_template() {
-    if !std::path::Path::new(PULL_TEMPLATE).exists() {
-        let host = Host::new();
-        order(&host, "deploy x\n");
-        assert_eq!(host.take_calls(), RESTART_X);
-    }
+fn an_undeployment_stands_whatever_ends_after_it() {
+    let host = Host::new().file("bin/hold", "").file("bin/exit", "1\n");
+    let host = host.file("bin/stderr", "Job for x canceled.\n");
+    let deployment = host.give("deploy x\n");
+    host.wait_for_systemctl();
+    let other = File::open(host.root.join("runtime/x")).expect("a file");
+    other.lock_shared().expect("a lock");
+    fs::write(host.root.join("runtime/x"), "1 undeploy\n").expect("a line");
+    fs::remove_file(host.root.join("bin/hold")).expect("the hold");
+    assert!(io::read_to_string(deployment).expect("an outcome").starts_with("start-failed\n"));
+    host.idle();
+    let left = fs::read_to_string(host.root.join("runtime/x")).expect("the first line");
+    assert!(left.ends_with(" undeploy\n") && left != "1 undeploy\n", "{left:?}");
 }
 
 #[test]
@@ -358,6 +362,4 @@ fn it_is_not_run_by_hand() {
         assert!(String::from_utf8_lossy(&text).contains(words), "{words}");
         assert_eq!(host.take_calls(), NOT_RUN);
     }
-    let (_, other) = UnixStream::pair().expect("a socket");
-    drop(other);
 }

@@ -76,12 +76,12 @@ impl Running {
         };
         let line = format!("{} {}", process::id(), order.verb.as_str());
         let running = Self { file, path, line };
-        running.write("")?;
+        running.write(&running.line, "")?;
         Ok(running)
     }
 
-    fn write(&self, rest: &str) -> io::Result<()> {
-        let text = format!("{}\n{rest}", self.line);
+    fn write(&self, line: &str, rest: &str) -> io::Result<()> {
+        let text = format!("{line}\n{rest}");
         self.file.write_all_at(text.as_bytes(), 0)?;
         self.file.set_len(text.len() as u64)
     }
@@ -109,12 +109,16 @@ impl Running {
             Some(failure) if order.verb == Verb::Deploy && !is_undeployed => {
                 let unit = show(&order.branch.unit());
                 let invocation = unit.map_or_else(|_| String::new(), |unit| unit.invocation);
-                self.write(&format!("{invocation}\n{failure}"))
+                self.write(&self.line, &format!("{invocation}\n{failure}"))
             }
             _ if is_alone && is_undeployed => fs::remove_file(&self.path),
             _ if is_alone => Ok(()),
-            // The others are to look too.
-            _ => self.write(""),
+            // The others are to look too. The verb is left as it is: a deployment that pulls must
+            // still find that the branch is undeployed.
+            _ => {
+                let verb = if is_undeployed { Verb::Undeploy } else { Verb::Deploy };
+                self.write(&format!("{} {}", process::id(), verb.as_str()), "")
+            }
         };
         is_alone
     }
