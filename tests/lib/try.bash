@@ -1,0 +1,34 @@
+# shellcheck shell=bash
+# The main job, shown step by step.
+
+# shellcheck source=machine.bash source-path=SCRIPTDIR
+. "${BASH_SOURCE[0]%/*}/machine.bash"
+
+# say_and_run NAME=VALUE...: each line of the input as a person would type it, and what it prints. A
+# comment is printed as a heading.
+say_and_run() {
+    local line shown variable
+    while read -r line; do
+        case $line in
+            '') continue ;;
+            '#'*)
+                printf '\n%s\n' "${line#\# }"
+                continue
+                ;;
+        esac
+        shown=$line
+        for variable in "$@"; do
+            shown=${shown//\$${variable%%=*}/${variable#*=}}
+        done
+        printf '\n\033[1m$ %s\033[0m\n' "$shown"
+        # shellcheck disable=SC2016 # expanded in the machine
+        inside env "$@" bash -c 'TOKEN=$(head -n1 /etc/buildbtw-hook/token); eval "$0"' "$line" </dev/null
+    done
+}
+
+try() {
+    prepared_machine
+    readme_block try | say_and_run HOST=http://127.0.0.1:9000
+    step $'\nsetting it up as a host of review apps, behind nginx' inside /src/tests/fixtures/review-host
+    say_and_run <"$repo/tests/fixtures/review-app"
+}
