@@ -9,7 +9,7 @@ die() {
 }
 
 is_running() {
-    kill -0 "$1" 2>/dev/null
+    kill -0 -- "$1" 2>/dev/null
 }
 
 # step TEXT CMD...: run CMD quietly, show that it runs and how long it took; on failure, its output.
@@ -50,7 +50,9 @@ stepping=''
 end_step() {
     [[ -n $stepping ]] || return 0
     kill -TERM -- "-$stepping" 2>/dev/null || true
-    wait "$stepping" 2>/dev/null || true
+    while is_running "-$stepping"; do
+        sleep 0.1
+    done
     stepping=''
 }
 

@@ -28,7 +28,7 @@ built_root() {
         [[ $suite == "$released" ]] ||
             echo "$suite is not released: a mirror's Release file is taken even past its Valid-Until"
         step "building the machine's root (once, about a minute)" build_root ||
-            die "could not build the machine's root: $suite needs the network, and 500 MB in $cache"
+            die "could not build a root of $suite: it needs the network, and 500 MB in $cache"
     fi
     touch "$root"
 }
