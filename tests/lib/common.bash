@@ -74,16 +74,16 @@ check_linux() {
 
 # Says within a second why no machine can run here.
 check_host() {
-    local ours first
+    local no_mount mount_of_root='grep mnt_id /proc/self/fdinfo/3 3</'
+    no_mount="root may not mount here, as in an ordinary container: run it on the host or in a virtual machine, or start the container with --privileged"
     [[ -e /proc/self/ns/mnt ]] || die "it needs /proc, which is not mounted here"
     [[ $(</proc/self/uid_map) =~ ^\ +0\ +0\ +4294967295$ ]] ||
         die "root is a user namespace's here, as in a rootless container: run it on the host or in a virtual machine"
-    ours=$(stat -c %d:%i /)
-    first=$(stat -Lc %d:%i /proc/1/root 2>/dev/null) || first=$ours
-    [[ $first == "$ours" ]] ||
+    unshare --mount --propagation unchanged true 2>/dev/null || die "$no_mount"
+    # To enter a mount namespace is to be at its root, even from a chroot.
+    [[ $(sh -c "$mount_of_root") == "$(nsenter --mount=/proc/self/ns/mnt sh -c "$mount_of_root" 2>/dev/null)" ]] ||
         die "it cannot work in a chroot, where no file system can be made the root: run it outside, or boot this directory with systemd-nspawn or as a virtual machine"
-    unshare --mount sh -c 'mount -t tmpfs tmpfs /tmp' 2>/dev/null ||
-        die "root may not mount here, as in an ordinary container: run it on the host or in a virtual machine, or start the container with --privileged"
+    unshare --mount mount -t tmpfs tmpfs /tmp 2>/dev/null || die "$no_mount"
 }
 
 # words APT PACMAN DNF: the one in the words of this distribution, or Debian's.
@@ -150,6 +150,12 @@ install_packages() {
 
 build() {
     step "building buildbtw-hook" as_builder env --chdir="$repo" cargo build --release --locked
+}
+
+# What the tests run in a container in place of buildbtw.
+build_backend() {
+    as_builder rustc --edition 2024 -O -C target-feature=+crt-static -o "$repo/target/backend" \
+        "$repo/tests/fixtures/backend.rs"
 }
 
 # A block of the documents by its name: the lines of a fence that opens with ```sh NAME.

@@ -29,6 +29,9 @@ say_and_run() {
 try() {
     prepared_machine
     readme_block try | say_and_run HOST=http://127.0.0.1:9000
-    step $'\nsetting it up as a host of review apps, behind nginx' inside /src/tests/fixtures/review-host
-    say_and_run <"$repo/tests/fixtures/review-app"
+    echo
+    step "building a small web application in the place of buildbtw" build_backend
+    step "setting up its template and nginx, as the playbook does" inside /src/tests/fixtures/review-host
+    say_and_run HOST=https://buildbtw.dev.archlinux.org CURL_CA_BUNDLE=/run/review-host.crt \
+        <"$repo/tests/fixtures/review-app"
 }
