@@ -11,6 +11,7 @@ build_fixtures() {
     for name in constant attempt; do
         as_builder cc -O2 -static -o "$repo/target/$name" "$repo/tests/fixtures/$name.c"
     done
+    build_backend
     # libfaketime gets into no static executable.
     (cd "$repo" && as_builder env RUSTFLAGS='' cargo build --quiet --locked --target-dir target/dynamic)
 }

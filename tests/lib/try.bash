@@ -4,10 +4,11 @@
 # shellcheck source=machine.bash source-path=SCRIPTDIR
 . "${BASH_SOURCE[0]%/*}/machine.bash"
 
-# say_and_run NAME=VALUE...: each line of the input as a person would type it, and what it prints. A
-# comment is printed as a heading.
+# say_and_run TOKENS NAME=VALUE...: each line of the input as a person would type it, and what it
+# prints. A comment is a heading. TOKENS is the file with the token.
 say_and_run() {
-    local line shown variable
+    local line shown variable tokens=$1
+    shift
     while read -r line; do
         case $line in
             '') continue ;;
@@ -22,16 +23,17 @@ say_and_run() {
         done
         printf '\n\033[1m$ %s\033[0m\n' "$shown"
         # shellcheck disable=SC2016 # expanded in the machine
-        inside env "$@" bash -c 'TOKEN=$(head -n1 /etc/buildbtw-hook/token); eval "$0"' "$line" </dev/null
+        "$where" env "$@" bash -c 'TOKEN=$(head -n1 "$1"); eval "$2"' - "$tokens" "$line" </dev/null
     done
 }
 
 try() {
+    local where=inside tokens=/etc/buildbtw-hook/token
     prepared_machine
-    readme_block try | say_and_run HOST=http://127.0.0.1:9000
+    readme_block try | say_and_run $tokens HOST=http://127.0.0.1:9000
     echo
     step "building a small web application in the place of buildbtw" build_backend
     step "setting up its template and nginx, as the playbook does" inside /src/tests/fixtures/review-host
-    say_and_run HOST=https://buildbtw.dev.archlinux.org CURL_CA_BUNDLE=/run/review-host.crt \
+    say_and_run $tokens HOST=https://buildbtw.dev.archlinux.org CURL_CA_BUNDLE=/run/review-host.crt \
         <"$repo/tests/fixtures/review-app"
 }
