@@ -49,6 +49,6 @@ build_root() (
     mmdebstrap --variant=apt "${skip[@]}" "${expired[@]}" --include="$packages" \
         --customize-hook="$customize" "$suite" "$root.new" || exit
     mv "$root.new" "$root" || exit
-    # Recipes change: what was not used for a week is not kept.
-    find "$cache" -maxdepth 1 -name 'root-*' -mtime +7 -exec rm -rf --one-file-system {} +
+    # Recipes change: what was not used for a week is not kept. Not -mtime, which base-files sets.
+    find "$cache" -maxdepth 1 -name 'root-*' -ctime +7 -exec rm -rf --one-file-system {} +
 )
