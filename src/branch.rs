@@ -42,6 +42,12 @@ impl Branch {
     pub fn pull_unit(&self) -> String {
         format!("buildbtw-pull@{self}.service")
     }
+
+    /// The socket that the branch's visitors wait in, on hosts that have a template for it.
+    #[must_use]
+    pub fn socket_unit(&self) -> String {
+        format!("buildbtw@{self}.socket")
+    }
 }
 
 impl fmt::Display for Branch {

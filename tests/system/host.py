@@ -252,6 +252,22 @@ def drop_in(name, text):
 
 
 @contextmanager
+def files(texts):
+    """Files of the host with these texts, in force in the body; then as they were."""
+    kept = {file: file.read_text() if file.exists() else None for file in texts}
+    for file, text in texts.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    systemctl("daemon-reload")
+    try:
+        yield
+    finally:
+        for file, text in kept.items():
+            file.unlink() if text is None else file.write_text(text)
+        systemctl("daemon-reload")
+
+
+@contextmanager
 def throttle(settings):
     """Other settings of the socket's throttle, in force in the body."""
     try:
@@ -312,6 +328,11 @@ def held(branch, command="ExecStartPre"):
             gate.touch()
             until(lambda: state(branch) not in ("activating", "deactivating"))
             gate.unlink()
+
+
+def shipped(*names):
+    """The templates that are shipped, by the path where a host has them."""
+    return {Path(f"/etc/systemd/system/{name}"): Path(f"/src/systemd/{name}").read_text() for name in names}
 
 
 def push(*tags, command=None, megabytes=0):

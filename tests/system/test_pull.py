@@ -20,20 +20,13 @@ RETRY = ["--retry", "60", "--retry-max-time", "120"]
 @pytest.fixture(scope="module", autouse=True)
 def pull_unit():
     """The template that is shipped, and a container that takes what is there."""
-    files = {
-        Path(f"/etc/systemd/system/{PULL}"): Path(f"/src/systemd/{PULL}").read_text(),
+    conf = {
         Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/buildbtw\n",
         Path(f"{host.TEMPLATE}.d/pull.conf"): "[Container]\nPull=missing\n",
     }
-    for file, text in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    host.systemctl("daemon-reload")
     host.push(BRANCH)
-    yield
-    for file in files:
-        file.unlink()
-    host.systemctl("daemon-reload")
+    with host.files(host.shipped(PULL) | conf):
+        yield
 
 
 @contextmanager

@@ -271,8 +271,12 @@ impl Host {
         Err(self.failure(kind, &restarted, &unit, ""))
     }
 
-    /// Stops the unit, and a pull that would be followed by its restart.
+    /// Stops the unit, and what would start it again: visitors in its socket, or a pull.
     fn undeploy(&self, branch: &Branch) -> Result<Outcome, Outcome> {
+        if has_template("buildbtw@.socket") {
+            // In one call with the unit, systemd would stop it last, and visitors would wait for that.
+            Job::run("stop", &[&branch.socket_unit()]);
+        }
         let (pull, unit) = (branch.pull_unit(), branch.unit());
         let pulls = has_template("buildbtw-pull@.service");
         let units = if pulls { &[pull.as_str(), &unit][..] } else { &[unit.as_str()] };

@@ -1,0 +1,282 @@
+"""An instance whose socket is systemd's: no visitor is lost, and each is told the truth at once."""
+
+import http.client
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import NamedTuple
+
+import pytest
+
+import host
+from host import deploy, undeploy
+
+BRANCH = "feature-x"
+SOCKET = Path(f"/run/buildbtw/{BRANCH}/http.sock")
+SERVICE = f"buildbtw@{BRANCH}.service"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quadlet(nginx):
+    """buildbtw's own template, and what goes with it."""
+    units = ["buildbtw@.socket", "buildbtw-failed@.target", "buildbtw-pull@.service", "buildbtw.slice"]
+    conf = {
+        Path("/etc/systemd/system/buildbtw@.socket.d/nginx.conf"): "[Socket]\nSocketGroup=www-data\n",
+        Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/archlinux/buildbtw/backend\n",
+        Path("/etc/buildbtw/environment"): "",
+        # A failure is tried again soon, and for longer than a test looks.
+        Path(f"{host.TEMPLATE}.d/retry.conf"): "[Service]\nRestartSec=2\nRestartSteps=0\n",
+        host.TEMPLATE: Path("/src/systemd/buildbtw@.container").read_text(),
+    }
+    push("v1")
+    with host.files(host.shipped(*units) | conf):
+        yield
+
+
+def push(version, *command, branch=BRANCH):
+    """Puts the stand-in for buildbtw into the registry, as a version, or a command in its place."""
+    pushed = host.run("/src/tests/hosts/push-image", "/src/target/backend", branch, version, *command)
+    assert pushed.returncode == 0, pushed.stdout
+
+
+class Visit(NamedTuple):
+    """What a visitor got through nginx, and in how many seconds."""
+
+    status: int
+    text: str
+    waited: float
+
+
+def visit(branch=BRANCH):
+    """One visit of a branch."""
+    begin = time.monotonic()
+    connection = http.client.HTTPConnection("127.0.0.1", 8083, timeout=60)
+    connection.request("GET", "/", headers={"Host": f"{branch}.test"})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return Visit(answer.status, text, time.monotonic() - begin)
+
+
+@contextmanager
+def visitors(count=20):
+    """Visitors who ask without a pause in the body; the list has their visits after it."""
+    visits, done = [], Event()
+
+    def ask():
+        while not done.is_set():
+            visits.append(visit())
+
+    with ThreadPoolExecutor(count) as pool:
+        asking = [pool.submit(ask) for _ in range(count)]
+        try:
+            yield visits
+        finally:
+            done.set()
+    for each in asking:
+        each.result()
+
+
+def is_told_at_once(status):
+    """Visitors are told, quickly, and none of them starts anything."""
+    starts = host.unit(SERVICE, "InvocationID")
+    for _ in range(5):
+        told = visit()
+        assert told.status == status
+        assert told.waited < 1
+    assert host.unit(SERVICE, "InvocationID") == starts
+
+
+def branch_status():
+    """What branch-status answers."""
+    return host.call("unix", f"/hooks/branch-status?branch={BRANCH}").status
+
+
+def test_no_visitor_is_lost_by_five_redeployments():
+    push("v0")
+    assert deploy(BRANCH).status == 200
+    socket = host.unit(f"buildbtw@{BRANCH}.socket", "InvocationID")
+    with visitors() as visits:
+        for version in range(1, 6):
+            push(f"v{version}")
+            assert deploy(BRANCH).status == 200
+            assert f"version v{version} " in visit().text, "from now on it is the new one"
+    assert host.unit(f"buildbtw@{BRANCH}.socket", "InvocationID") == socket, "it was never away"
+    print(f"{len(visits)} visits, the longest {max(each.waited for each in visits):.2f} s")
+    assert {each.status for each in visits} == {200}
+    assert {each.text.split()[1] for each in visits} == {f"v{version}" for version in range(6)}
+
+
+def test_a_request_that_was_accepted_is_finished():
+    assert deploy(BRANCH).status == 200
+    with host.socket.socket(host.socket.AF_UNIX) as visitor:
+        visitor.connect(str(SOCKET))
+        visitor.sendall(b"GET / HTTP/1.0\r\n")
+        with host.in_background(lambda: deploy(BRANCH)) as deployment:
+            host.until(lambda: host.state(BRANCH) == "deactivating")
+            visitor.sendall(b"\r\n")
+            assert b"200 OK" in visitor.recv(4096)
+            assert deployment.result().status == 200
+
+
+def test_never_deployed():
+    is_told_at_once(404)
+    assert branch_status() == 404
+
+
+def test_undeployed():
+    assert deploy(BRANCH).status == 200
+    with visitors() as visits:
+        time.sleep(0.2)  # the thing under test
+        assert undeploy(BRANCH).status == 200
+        assert not SOCKET.exists()
+        is_told_at_once(404)
+    assert {200, 404} <= {each.status for each in visits} <= {200, 404, 502}
+    assert max(each.waited for each in visits) < 1
+    assert host.state(BRANCH) == "inactive"
+    assert branch_status() == 404
+    assert host.noted() == []
+
+
+def test_undeployed_but_slow_to_stop():
+    assert deploy(BRANCH).status == 200
+    with (
+        host.held(BRANCH, "ExecStop") as let_go,
+        host.in_background(lambda: undeploy(BRANCH)) as undeployment,
+    ):
+        host.until(lambda: host.state(BRANCH) == "deactivating")
+        is_told_at_once(404)
+        let_go()
+        assert undeployment.result().status == 200
+
+
+@pytest.mark.parametrize("offset", [0, 0.1, 0.3])
+@pytest.mark.parametrize("first", [deploy, undeploy])
+def test_deploy_and_undeploy_at_once(first, offset):
+    second = undeploy if first is deploy else deploy
+    if first is undeploy:
+        assert deploy(BRANCH).status == 200
+
+    def later():
+        time.sleep(offset)  # the thing under test
+        return second(BRANCH)
+
+    with visitors(5):
+        host.at_once(lambda: first(BRANCH), later)
+        host.idle()
+        is_deployed = host.noted() == [BRANCH]
+        host.until(lambda: SOCKET.exists() == is_deployed)
+        assert host.state(BRANCH) == ("active" if is_deployed else "inactive")
+        assert visit().status == (200 if is_deployed else 404)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first", "again"])
+def test_a_start_that_fails(first):
+    push("v1")
+    if not first:
+        assert deploy(BRANCH).status == 200
+    push("v1", "sleep 1; exit 3")
+    with host.in_background(lambda: deploy(BRANCH)) as deployment:
+        host.until(lambda: host.state(BRANCH) == "activating")
+        host.until(lambda: host.state_of(f"buildbtw@{BRANCH}.socket") == "active")
+        with host.in_background(lambda: host.at_once(*20 * [visit])) as waiting:
+            host.until(deployment.done)
+            failed = time.monotonic()
+            visits = waiting.result()
+            assert time.monotonic() - failed < 1, "none hangs"
+    assert {each.status for each in visits} == {502}
+    assert min(each.waited for each in visits) > 0.5, "until it was known"
+    assert deployment.result().status == 500
+    is_told_at_once(404)
+    assert branch_status() == 424
+    # systemd tries again, and the socket is there for as long as that takes.
+    push("v2")
+    host.systemctl("start", f"buildbtw-pull@{BRANCH}.service")
+    host.until(lambda: visit().status == 200)
+    host.until(lambda: branch_status() == 200)
+    assert host.noted() == [BRANCH]
+
+
+def test_a_container_that_dies():
+    push("v1")
+    assert deploy(BRANCH).status == 200
+    with visitors() as visits:
+        assert host.run("podman", "kill", f"buildbtw-{BRANCH}").returncode == 0
+        host.until(lambda: visit().status == 404)
+        host.until(lambda: visit().status == 200)
+    assert {each.status for each in visits} == {200, 404, 502}
+    assert max(each.waited for each in visits) < 1.5, "never longer than a start"
+    host.until(lambda: branch_status() == 200)
+    assert host.noted() == [BRANCH]
+
+
+def test_a_container_that_ends_in_good_order():
+    """Restart=on-failure leaves it: it is down until the next deployment or boot."""
+    assert deploy(BRANCH).status == 200
+    assert host.run("podman", "stop", f"buildbtw-{BRANCH}").returncode == 0
+    host.until(lambda: host.state(BRANCH) == "inactive")
+    is_told_at_once(404)
+    assert branch_status() == 404
+
+
+def test_a_reboot():
+    push("v1")
+    assert deploy(BRANCH).status == 200
+    host.idle()
+    # What a reboot leaves of it.
+    host.systemctl("stop", SERVICE)
+    host.until(lambda: not SOCKET.exists())
+    is_told_at_once(404)
+    assert host.systemctl("list-unit-files", "--no-legend", "buildbtw@.socket").split()[1] == "static"
+    host.systemctl("start", "buildbtw-hook-restore.service")
+    host.until(SOCKET.exists)
+    told = visit()
+    assert told.status == 200, "who comes before the container waits for it"
+    host.until(lambda: branch_status() == 200)
+
+
+def test_a_socket_alone_starts_nothing():
+    host.systemctl("start", f"buildbtw@{BRANCH}.socket")
+    host.until(lambda: not SOCKET.exists())
+    is_told_at_once(404)
+
+
+def in_container(*command):
+    """What a command in the branch's container says."""
+    return host.run("podman", "exec", f"buildbtw-{BRANCH}", "busybox", *command).stdout
+
+
+def test_a_container_does_not_lead_nginx_astray():
+    assert deploy(BRANCH).status == 200
+    path = "/run/buildbtw/http.sock"
+    for command, why in [
+        (["rm", path], "Device or resource busy"),
+        (["sh", "-c", f"ln -s /run/buildbtw-hook.sock /bin/astray && mv -f /bin/astray {path}"], "resource busy"),
+        (["chmod", "777", path], "Read-only file system"),
+        (["umount", path], "Operation not permitted"),
+        (["ls", "/run/buildbtw"], "http.sock\n"),
+    ]:
+        assert why in in_container(*command), command
+    in_container("touch", "/run/buildbtw/other")
+    assert [each.name for each in SOCKET.parent.iterdir()] == ["http.sock"], "its directory is its own"
+    assert "version v" in visit().text
+    # nginx's group may connect, and nobody else.
+    ask = ["curl", "-sS", "--unix-socket", str(SOCKET), "http://localhost/"]
+    assert "version v" in host.run("runuser", "-u", "www-data", "--", *ask).stdout
+    assert "Could not connect" in host.run("runuser", "-u", "nobody", "--", *ask).stdout
+    assert (SOCKET.stat().st_mode & 0o777, SOCKET.group(), SOCKET.owner()) == (0o760, "www-data", "root")
+
+
+def test_what_an_instance_may():
+    assert deploy(BRANCH).status == 200
+    process = host.run("podman", "inspect", "--format={{.State.Pid}}", f"buildbtw-{BRANCH}").stdout.strip()
+    status = Path(f"/proc/{process}/status").read_text().split()
+    for field in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"]:
+        assert int(status[status.index(field) + 1], 16) == 0, field
+    assert status[status.index("NoNewPrivs:") + 1] == "1"
+    assert f"/buildbtw.slice/{SERVICE}/" in Path(f"/proc/{process}/cgroup").read_text()
+    assert host.unit(SERVICE, "MemoryMax") == {"MemoryMax": str(2**30)}
+    assert host.unit("buildbtw.slice", "MemoryMax")["MemoryMax"] != "infinity"
+    assert Path(f"/var/lib/buildbtw/{BRANCH}").stat().st_mode & 0o777 == 0o700
