@@ -37,7 +37,7 @@ built_root() {
 # has the root's name.
 build_root() (
     exec {lock}<"$cache"
-    flock "$lock"
+    flock "$lock" || exit
     [[ ! -d $root ]] || exit 0
     trap 'rm -rf --one-file-system "$root.new"' EXIT
     # bash waits for mmdebstrap, which unmounts what it has mounted.

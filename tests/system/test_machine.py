@@ -2,6 +2,8 @@
 
 import os
 import pwd
+import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -13,16 +15,17 @@ import host
 KEPT = Path("/run/buildbtw-hook-machine")
 
 
-def machine(*arguments, before=()):
-    """What tests/machine says, and its exit status."""
+def machine(*arguments, before=(), status=0):
+    """What tests/machine says, if that is its exit status."""
     result = host.run(*before, "tests/machine", *arguments)
-    return result.stdout, result.returncode
+    assert result.returncode == status, result.stdout
+    return result.stdout
 
 
 @pytest.fixture
-def tools(tmp_path):
-    """Makes an executable that comes before any other of its name."""
-    directory = tmp_path / "tools"
+def tools():
+    """Makes an executable that comes before any other of its name, for any user."""
+    directory = Path("/run/tools")
     directory.mkdir()
 
     def tool(name, script):
@@ -30,7 +33,8 @@ def tools(tmp_path):
         (directory / name).chmod(0o755)
         return f"PATH={directory}:{os.environ['PATH']}"
 
-    return tool
+    yield tool
+    shutil.rmtree(directory)
 
 
 # --- Where no machine can run
@@ -48,21 +52,21 @@ def tools(tmp_path):
     ],
 )
 def test_a_host_that_cannot_run_a_machine_is_told_why(before, why):
-    said, status = machine("run", "true", before=before)
-    assert why in said and status == 1
+    said = machine("run", "true", before=before, status=1)
+    assert why in said
     assert len(said.splitlines()) == 1
 
 
 def test_other_systems_are_told_what_would_help(tools):
-    said, status = machine("run", "true", before=["env", tools("uname", "echo Darwin")])
-    assert said.startswith("tests/machine: it needs Linux") and status == 1
+    said = machine("run", "true", before=["env", tools("uname", "echo Darwin")], status=1)
+    assert said.startswith("tests/machine: it needs Linux")
 
 
 def test_too_old_a_rust_is_found_before_packages_are_installed(tools, tmp_path):
     tools("apt-get", f"touch {tmp_path}/asked")
     tools("cargo", "")
-    said, status = machine("run", "true", before=["env", tools("rustc", "echo rustc 1.75.0")])
-    assert "Rust 1.75.0 is too old" in said and "cargo-web" in said and status == 1
+    said = machine("run", "true", before=["env", tools("rustc", "echo rustc 1.75.0")], status=1)
+    assert re.search("Rust 1.75.0 is too old.* cargo-web", said)
     assert not (tmp_path / "asked").exists()
 
 
@@ -74,8 +78,14 @@ def test_packages_are_named_in_the_words_of_the_distribution(tmp_path, command):
 
 
 def test_a_shell_without_a_terminal_does_not_wait():
-    said, status = machine("shell")
-    assert "needs a terminal" in said and status == 1
+    said = machine("shell", status=1)
+    assert "needs a terminal" in said
+
+
+def test_settings_survive_sudo(tools):
+    path = tools("sudo", 'echo "$@"')
+    before = ["setpriv", "--reuid=nobody", "env", path, "SUITE=forky", "FUZZ_INPUTS=7"]
+    assert machine("test", before=before) == "-- env SUITE=forky FUZZ_INPUTS=7 tests/machine test\n"
 
 
 # --- Roots
@@ -142,22 +152,22 @@ def kept():
 
 def test_a_pid_that_is_another_process_by_now_is_left_alone(kept):
     process = kept(earlier=1)
-    said, status = machine("stop")
-    assert "no machine is running" in said and status == 1
+    said = machine("stop", status=1)
+    assert "no machine is running" in said
     assert process.poll() is None
     assert not KEPT.exists()
 
 
 def test_a_second_machine_is_not_kept(kept):
     kept(earlier=0)
-    said, status = machine("try", "--keep")
-    assert "a machine is kept already" in said and status == 1
+    said = machine("try", "--keep", status=1)
+    assert "a machine is kept already" in said
     assert KEPT.exists()
 
 
 def test_what_is_kept_is_ended(kept):
     process = kept(earlier=0)
-    assert machine("stop") == ("", 0)
+    assert machine("stop") == ""
     assert process.wait() == -signal.SIGKILL
     assert not KEPT.exists()
 
@@ -169,12 +179,11 @@ def test_try_user():
     host.run("useradd", "--create-home", "visitor")
     user = pwd.getpwnam("visitor")
     as_user = ["runuser", "-u", "visitor", "--", "env", "-u", "XDG_RUNTIME_DIR"]
-    said, status = machine("try", "--user", before=as_user)
-    assert "no systemd manager of your own" in said and status == 1
+    said = machine("try", "--user", before=as_user, status=1)
+    assert "no systemd manager of your own" in said
 
     host.systemctl("start", f"user@{user.pw_uid}.service")
-    said, status = machine("try", "--user", before=as_user)
-    assert status == 0
+    said = machine("try", "--user", before=as_user)
     steps = ["is deployed", "No such file", "is deployed", "is up", "send Authorization", "is not a slug"]
     steps += ["is not deployed any more", "is not deployed\n", "deploy-branch feature-x: 500", "Not shown"]
     at = 0
@@ -214,6 +223,7 @@ def test_the_review_app_that_try_shows(review_host):
         *["", "is deployed", "is up", "version v4"],
         *["is not deployed any more", "no branch runs at feature-x."],
     ]
-    assert len(told) == len(expected)
-    assert [text for text, part in zip(told, expected) if part not in text or not part and text] == []
+    assert [
+        text for text, part in zip(told, expected, strict=True) if part not in text or not part and text
+    ] == []
     assert [text[-4:] for text in (told[8], told[9], told[-1])] == ["424\n", "404\n", "404\n"]
