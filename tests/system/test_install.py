@@ -23,14 +23,21 @@ FILES = {
     "/usr/local/lib/buildbtw-hook/root/usr/local/bin/buildbtw-hook": 0o755,
     "/usr/local/lib/systemd/catalog/buildbtw-hook.catalog": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook-restore.service": 0o644,
+    "/usr/local/lib/systemd/system/buildbtw-hook-token.service": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook.socket": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook@.service": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-systemctl.socket": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-systemctl@.service": 0o644,
     "/usr/local/lib/sysusers.d/buildbtw-hook.conf": 0o644,
     "/usr/local/lib/tmpfiles.d/buildbtw-hook.conf": 0o644,
+    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw-hook.socket.conf": 0o644,
+    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw-hook@.service.conf": 0o644,
+    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw-pull@.service": 0o644,
+    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw-systemctl@.service.conf": 0o644,
+    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw@.container": 0o644,
     "/usr/local/share/man/man8/buildbtw-hook.8": 0o644,
 }
+UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # What it makes of the host besides.
 MADE = {
     "/etc/systemd/system/multi-user.target.wants/buildbtw-hook-restore.service",
@@ -192,13 +199,28 @@ def test_a_token_where_there_is_none(token_file):
     shutil.rmtree(token_file.parent)
     result = run(INSTALL)
     assert result.returncode == 0
-    assert "made a random token" in result.stdout
+    assert "making a random token" in result.stdout
     new = host.token()
     assert new != old
-    assert re.fullmatch("[0-9a-f]{64}", new)
+    assert re.fullmatch(UUID, new)
     assert new not in result.stdout
     assert oct(token_file.stat().st_mode) == "0o100600"
     assert host.undeploy("main").status == 200
+
+
+def test_a_copied_image_makes_its_own_token(token_file):
+    """The socket has it made, and only where there is none."""
+    kept = host.token()
+    host.systemctl("restart", "buildbtw-hook.socket")
+    assert host.token() == kept
+    made = {kept}
+    for _ in range(2):
+        token_file.unlink()
+        host.systemctl("restart", "buildbtw-hook.socket")
+        made.add(host.token())
+        assert [file.name for file in token_file.parent.iterdir()] == ["token"]
+        assert host.undeploy("main").status == 200
+    assert len(made) == 3
 
 
 def as_nobody(command, **environment):
@@ -231,7 +253,8 @@ def test_destdir(given, prefix, tree):
     for path, file in put.items():
         if path.endswith(".service"):
             started = re.findall(r"(?m)^ExecStart=(\S+)", file.read_text())
-            assert all(program.startswith(f"{prefix}/") for program in started), started
+            ours = [program for program in started if "/" in program]
+            assert all(program.startswith(f"{prefix}/") for program in ours), started
     service = put[f"{prefix}/lib/systemd/system/buildbtw-hook@.service"].read_text()
     assert re.findall(r"(?m)^RootDirectory=(\S+)", service) == [f"{prefix}/lib/buildbtw-hook/root"]
     assert "/usr/local" not in service or prefix == "/usr/local"

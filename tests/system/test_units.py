@@ -16,6 +16,7 @@ UNITS = [
     "buildbtw-systemctl.socket",
     "buildbtw-systemctl@.service",
     "buildbtw-hook-restore.service",
+    "buildbtw-hook-token.service",
 ]
 
 
