@@ -97,15 +97,23 @@ fn every_unit_names_the_manual() {
         let path = entry.expect("a file").path();
         let is_unit =
             ["service", "socket"].iter().any(|kind| path.extension() == Some(kind.as_ref()));
-        let text = fs::read_to_string(&path).expect("text");
-        assert!(!is_unit || text.contains("Documentation=man:buildbtw-hook(8)\n"), "{path:?}");
+        if is_unit {
+            let text = fs::read_to_string(&path).expect("text");
+            assert!(text.contains("Documentation=man:buildbtw-hook(8)\n"), "{path:?}");
+        }
     }
 }
 
 #[test]
-fn the_version_is_the_changelogs() {
-    let version = format!("## {}", env!("CARGO_PKG_VERSION"));
-    let changelog = read("CHANGELOG.md");
-    let newest = changelog.lines().find(|line| line.starts_with("## ")).expect("a version");
-    assert!(newest.starts_with(&version), "{newest}");
+fn the_version_is_the_changelogs_and_the_packages() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, before, after) in [
+        ("CHANGELOG.md", "## ", ","),
+        ("systemd/arch/PKGBUILD", "pkgver=", "\n"),
+        ("systemd/debian/changelog", "buildbtw-hook (", "-1)"),
+    ] {
+        let text = read(file);
+        let (_, newest) = text.split_once(before).expect(file);
+        assert!(newest.starts_with(&format!("{version}{after}")), "{file}: not {version} first");
+    }
 }

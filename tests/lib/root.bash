@@ -9,7 +9,7 @@ released=trixie
 suite=${SUITE:-$released}
 packages=systemd,systemd-sysv,dbus,polkitd,podman,netavark,aardvark-dns,crun,nftables,iproute2
 packages+=,mount,passwd,procps,curl,sudo,ca-certificates,busybox-static,docker-registry,skopeo
-packages+=,libfaketime,python3-jinja2,python3-pytest,python3-requests,nginx-light
+packages+=,libfaketime,python3-jinja2,python3-pytest,python3-requests,nginx-light,pacman-package-manager
 customize=$repo/tests/fixtures/customize-root
 skip=() root=''
 

@@ -1,0 +1,303 @@
+"""The packages of Debian and Arch: installed, upgraded during calls, removed, and beside systemd/install."""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+import host
+import test_install
+from host import run
+
+PACKAGES = Path("/src/target/package")
+INSTALL = test_install.INSTALL
+FILES = {path.replace("/usr/local", "/usr"): mode for path, mode in test_install.FILES.items()}
+UNITS = ["buildbtw-systemctl.socket", "buildbtw-hook.socket", "buildbtw-hook-restore.service"]
+
+# What Arch's systemd package has pacman do; Debian's pacman comes without.
+HOOK = """\
+[Trigger]
+Type=Path
+Operation=Install
+Operation=Upgrade
+Operation=Remove
+Target={target}
+[Action]
+When=PostTransaction
+Exec={command}
+"""
+HOOKS = {
+    "20-sysusers": ("usr/lib/sysusers.d/*.conf", "/usr/bin/systemd-sysusers"),
+    "30-catalog": ("usr/lib/systemd/catalog/*", "/usr/bin/journalctl --update-catalog"),
+    "30-daemon-reload": ("usr/lib/systemd/system/*", "/usr/bin/systemctl daemon-reload"),
+    "30-tmpfiles": ("usr/lib/tmpfiles.d/*.conf", "/usr/bin/systemd-tmpfiles --create"),
+}
+
+
+def succeed(*command):
+    """A command's output; it must succeed."""
+    result = run(*command)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+class Debian:
+    """dpkg's words."""
+
+    file = next(PACKAGES.glob("*.deb"), None)
+
+    @staticmethod
+    def install(file):
+        return succeed("dpkg", "--install", file)
+
+    @staticmethod
+    def start(output):
+        """A package of Debian starts what it brings."""
+
+    @staticmethod
+    def remove():
+        return succeed("dpkg", "--remove", "buildbtw-hook")
+
+    @staticmethod
+    def forget():
+        """Removes what a removal leaves."""
+        succeed("dpkg", "--purge", "buildbtw-hook")
+
+    @staticmethod
+    def files():
+        return succeed("dpkg", "--listfiles", "buildbtw-hook").splitlines()
+
+    @classmethod
+    def changed(cls, work, edit):
+        """A package of the next version, its files as `edit` leaves them."""
+        succeed("dpkg-deb", "--raw-extract", cls.file, work)
+        control = work / "DEBIAN/control"
+        control.write_text(re.sub("(?m)^Version: .*", "Version: 9", control.read_text()))
+        edit(work)
+        succeed("dpkg-deb", "--build", work, "/run/changed.deb")
+        return "/run/changed.deb"
+
+
+class Arch:
+    """pacman's words."""
+
+    file = next(PACKAGES.glob("*.pkg.tar.*"), None)
+
+    @staticmethod
+    def install(file):
+        # No dependency of it is a package of pacman's here.
+        return succeed("pacman", "-Udd", "--noconfirm", file)
+
+    @staticmethod
+    def start(output):
+        """A package of Arch says how to."""
+        (line,) = re.findall("systemctl enable --now .*", output)
+        succeed(*line.split())
+
+    @staticmethod
+    def remove():
+        return succeed("pacman", "-Rdd", "--noconfirm", "buildbtw-hook")
+
+    @staticmethod
+    def forget():
+        """As the removal says, by hand."""
+        shutil.rmtree("/etc/buildbtw-hook")
+        shutil.rmtree(host.STATE)
+
+    @staticmethod
+    def files():
+        listed = succeed("pacman", "-Qlq", "buildbtw-hook").splitlines()
+        return [path.rstrip("/") for path in listed]
+
+    @classmethod
+    def changed(cls, work, edit):
+        """A package of the next version, its files as `edit` leaves them."""
+        work.mkdir()
+        succeed("tar", "-C", work, "-xf", cls.file)
+        info = work / ".PKGINFO"
+        info.write_text(re.sub("(?m)^pkgver = .*", "pkgver = 9-1", info.read_text()))
+        edit(work)
+        file = "/run/changed.pkg.tar.gz"
+        succeed("tar", "-C", work, "-czf", file, ".PKGINFO", ".INSTALL", ".MTREE", "usr")
+        return file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pacman_hooks():
+    """The machine as far as pacman sees it."""
+    directory = Path("/etc/pacman.d/hooks")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, (target, command) in HOOKS.items():
+        (directory / f"{name}.hook").write_text(HOOK.format(target=target, command=command))
+    yield
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(params=[Debian, Arch], ids=["debian", "arch"])
+def package(request):
+    """A package; the host is left with the program of systemd/install and its token."""
+    assert request.param.file, "tests/packages builds them"
+    token = host.TOKEN_FILE.read_bytes()
+    yield request.param
+    run("dpkg", "--purge", "buildbtw-hook")
+    run("pacman", "-Rdd", "--noconfirm", "buildbtw-hook")
+    host.TOKEN_FILE.parent.mkdir(exist_ok=True)
+    host.TOKEN_FILE.write_bytes(token)
+    host.TOKEN_FILE.chmod(0o600)
+    subprocess.run([INSTALL], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def bare(package):
+    """The host without the program, its token and what it knew."""
+    succeed(INSTALL, "--uninstall")
+    shutil.rmtree("/etc/buildbtw-hook")
+    return package
+
+
+@contextlib.contextmanager
+def callers():
+    """Callers who come one after another on both addresses; the body gets what they were told."""
+    ended, told = threading.Event(), []
+
+    def call(transport):
+        while not ended.is_set():
+            try:
+                told.append(host.undeploy("nobody", transport=transport).status)
+            except AssertionError as lost:
+                told.append(str(lost))
+
+    threads = [threading.Thread(target=call, args=(transport,)) for transport in host.TRANSPORTS * 2]
+    for thread in threads:
+        thread.start()
+    try:
+        yield told
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
+def deployed():
+    """Two branches that run: their containers."""
+    for branch in ("main", "feature-x"):
+        assert host.deploy(branch).status == 200
+    return [host.container(branch) for branch in ("main", "feature-x")]
+
+
+def running():
+    """The containers of the two."""
+    return [host.container(branch) for branch in ("main", "feature-x")]
+
+
+def test_life(bare, tmp_path):
+    bare.start(bare.install(bare.file))
+    listed = set(bare.files())
+    assert FILES.keys() <= {path.removesuffix(".gz") for path in listed}
+    # systemd mounts on these.
+    for directory in ("dev", "proc", "run", "sys"):
+        assert f"/usr/lib/buildbtw-hook/root/{directory}" in listed
+    kept = {path: mode for path, mode in FILES.items() if not path.endswith(".8")}
+    assert {path: Path(path).stat().st_mode & 0o7777 for path in kept} == kept
+    assert re.fullmatch(test_install.UUID, host.token())
+    assert oct(host.TOKEN_FILE.stat().st_mode) == "0o100600"
+    assert str(host.TOKEN_FILE) not in listed
+    assert host.call("tcp", "/hooks/deploy-branch?branch=main").status == 200
+    assert host.state_of("buildbtw-hook-restore.service") == "inactive"
+    for unit in UNITS:
+        assert run("systemctl", "is-enabled", unit).stdout == "enabled\n"
+    assert host.host_state() == "running"
+    token, containers = host.token(), deployed()
+
+    def edit(work):
+        for name in ("buildbtw-systemctl", "root/usr/bin/buildbtw-hook"):
+            with (work / "usr/lib/buildbtw-hook" / name).open("ab") as executable:
+                executable.write(b"newer")
+
+    sockets = [host.unit(unit, "InvocationID") for unit in UNITS]
+    newer = bare.changed(tmp_path / "newer", edit)
+    with (
+        host.held("slow") as release,
+        host.in_background(lambda: host.undeploy("slow")) as under_way,
+        callers() as told,
+    ):
+        for file in (newer, bare.file, newer, bare.file, newer):
+            seen = len(told)
+            host.until(lambda: len(told) > seen + 4)
+            bare.install(file)
+        release()
+        assert under_way.result().status == 200
+    assert set(told) == {200}, told
+    assert Path("/usr/lib/buildbtw-hook/buildbtw-systemctl").read_bytes().endswith(b"newer")
+    assert [host.unit(unit, "InvocationID") for unit in UNITS] == sockets
+    assert running() == containers
+    assert host.token() == token
+    assert host.noted() == ["feature-x", "main"]
+    assert not list(Path("/run/systemd/system").glob("buildbtw-*.service"))
+
+    bare.remove()
+    assert running() == containers, "what is deployed goes on"
+    assert host.token() == token
+    assert sorted(file.name for file in host.STATE.iterdir()) == ["feature-x", "main"]
+    assert run("curl", "--silent", "http://127.0.0.1:9000/").returncode == 7
+    assert not [path for path in listed if path.startswith("/usr/lib/buildbtw-hook")
+                and Path(path).exists()]  # fmt: skip
+    assert host.host_state() == "running"
+    bare.forget()
+    assert not host.TOKEN_FILE.parent.exists()
+    assert not host.STATE.exists()
+    left = [str(path) for path in Path("/etc/systemd/system").rglob("buildbtw-*")]
+    assert left == []
+
+
+def test_an_upgrade_that_changes_an_address(bare, tmp_path):
+    def edit(work):
+        unit = work / "usr/lib/systemd/system/buildbtw-hook.socket"
+        unit.write_text(unit.read_text().replace("127.0.0.1:9000", "127.0.0.1:9001"))
+
+    bare.start(bare.install(bare.file))
+    bare.install(bare.changed(tmp_path / "newer", edit))
+    assert run("curl", "--silent", "http://127.0.0.1:9000/").returncode == 7
+    assert run("curl", "--silent", "http://127.0.0.1:9001/").returncode == 0
+
+
+def test_from_systemd_install_and_back(package):
+    token, containers = host.token(), deployed()
+    sockets = [host.unit(unit, "InvocationID") for unit in UNITS]
+    with callers() as told:
+        output = package.install(package.file)
+        for unit in UNITS:
+            assert f"/usr/local/lib/systemd/system/{unit} is in force" in output
+        refused = run(INSTALL)
+        assert refused.returncode == 1
+        assert "a package is installed" in refused.stdout
+        refused = run("env", "PREFIX=/usr", INSTALL, "--uninstall")
+        assert refused.returncode == 1
+        assert "remove the package" in refused.stdout
+        seen = len(told)
+        host.until(lambda: len(told) > seen + 8)
+        succeed(INSTALL, "--uninstall")
+        seen = len(told)
+        host.until(lambda: len(told) > seen + 8)
+    assert set(told) == {200}, told
+    assert [host.unit(unit, "InvocationID") for unit in UNITS] == sockets
+    for unit in UNITS:
+        (path,) = host.unit(unit, "FragmentPath").values()
+        assert path == f"/usr/lib/systemd/system/{unit}"
+        assert run("systemctl", "is-enabled", unit).stdout == "enabled\n"
+    assert run("getent", "passwd", host.USER).returncode == 0
+    assert not [path for path in test_install.FILES if Path(path).exists()]
+    assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])
+    assert host.host_state() == "running"
+
+    package.remove()
+    succeed(INSTALL)
+    assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])
+    assert host.unit("buildbtw-hook.socket", "FragmentPath") == {
+        "FragmentPath": "/usr/local/lib/systemd/system/buildbtw-hook.socket"
+    }
+    assert host.undeploy("main").status == 200
