@@ -9,11 +9,10 @@ from pathlib import Path
 # The vault's password is where ansible.cfg beside this directory says, from anywhere.
 os.environ.setdefault("ANSIBLE_CONFIG", str(Path(__file__).resolve().parent.parent / "ansible.cfg"))
 
+from ansible import constants
 from ansible.cli import CLI
 from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
-
-from ansible import constants
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter
 from datetime import date
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -65,10 +66,21 @@ StandardOutput=null
 """
 
 # What of the hook's unit is no sandbox.
-BARE = (
-    "ExecStart LoadCredential LogLevelMax RuntimeDirectory RuntimeDirectoryPreserve RuntimeMaxSec "
-    "SetCredential StandardError StandardInput StandardOutput StateDirectory SyslogIdentifier User"
-).split()
+BARE = [
+    "ExecStart",
+    "LoadCredential",
+    "LogLevelMax",
+    "RuntimeDirectory",
+    "RuntimeDirectoryPreserve",
+    "RuntimeMaxSec",
+    "SetCredential",
+    "StandardError",
+    "StandardInput",
+    "StandardOutput",
+    "StateDirectory",
+    "SyslogIdentifier",
+    "User",
+]
 
 # --- Who is compared, and how it is called
 
@@ -209,10 +221,7 @@ def calls_one_by_one(kind, rounds):
     """One caller, all variants."""
     branch, authorised, status = KINDS[kind]
     sent = message(branch, authorised)
-    calls = {
-        variant.name: lambda port=variant.ports[kind]: call(port, sent, status)
-        for variant in VARIANTS
-    }
+    calls = {variant.name: partial(call, variant.ports[kind], sent, status) for variant in VARIANTS}
     in_turn(kind, rounds, calls)
 
 
@@ -387,8 +396,7 @@ def a_growing_host():
         loaded = count
         sent = message("nothing", True)
         calls = {
-            variant.name: lambda port=variant.ports["restart"]: call(port, sent, 200)
-            for variant in VARIANTS
+            variant.name: partial(call, variant.ports["restart"], sent, 200) for variant in VARIANTS
         }
         in_turn(f"{count} instances", ROUNDS // 2, calls)
     for mount in mounts.iterdir():
@@ -467,7 +475,10 @@ def table():
             cells.append(" / ".join(f"{value:.{digits}f}" for value in pair) + unit)
         lines.append(f"| {' | '.join(cells)} |")
     last = figures[f"{ON_ONE_ADDRESS}: time to the last", "hook"]
-    lines += ["", f"{MANY} on one of the hook's addresses alone have their last answer after {last:.1f} s."]
+    lines += [
+        "",
+        f"{MANY} on one of the hook's addresses alone have their last answer after {last:.1f} s.",
+    ]
     lines += ["", "| | hook | `webhook` |", "|---|---|---|"]
     for what, unit, digits in [
         ("idle: processes", "", 0),

@@ -26,7 +26,10 @@ def in_sandbox(program, *arguments, without="\0"):
         (f"ExecStart={executable}", f"ExecStart=@{executable} {quoted}"),
         ("StandardOutput=null", f"StandardOutput=truncate:{OUTPUT}"),
         ("StandardError=journal", "StandardError=inherit"),
-        ("BindLogSockets=no", f"BindLogSockets=no\nBindReadOnlyPaths={program}:{executable}:norbind"),
+        (
+            "BindLogSockets=no",
+            f"BindLogSockets=no\nBindReadOnlyPaths={program}:{executable}:norbind",
+        ),
     ]:
         assert unit.count(f"\n{old}\n") == 1, old
         unit = unit.replace(f"\n{old}\n", f"\n{new}\n")

@@ -339,7 +339,9 @@ def push(*tags, command=None, megabytes=0):
     """Pushes a new image to the registry, under each tag."""
     script = Path(__file__).parent.parent / "fixtures/push-image"
     environment = os.environ | {"MEGABYTES": str(megabytes)}
-    subprocess.run([script, *tags, *(["--", command] if command else [])], check=True, env=environment)
+    subprocess.run(
+        [script, *tags, *(["--", command] if command else [])], check=True, env=environment
+    )
 
 
 def container(branch):

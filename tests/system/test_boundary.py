@@ -197,7 +197,17 @@ TELLS = re.compile(
 NEEDS_A_DESCRIPTOR = "h"
 # What only another unit than a branch's has; the manager's own method is tried on one.
 NOT_A_BRANCHS = re.compile("not running in private mount namespace|No such device or address")
-VALUES = {"s": "x", "b": "false", "u": "0", "t": "0", "i": "0", "x": "0", "y": "0", "o": "/", "v": "s x"}
+VALUES = {
+    "s": "x",
+    "b": "false",
+    "u": "0",
+    "t": "0",
+    "i": "0",
+    "x": "0",
+    "y": "0",
+    "o": "/",
+    "v": "s x",
+}
 
 
 def introspected(path, interface):

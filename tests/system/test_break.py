@@ -147,7 +147,13 @@ def clock():
     }
     lines = [f"Environment={name}={value}" for name, value in environment.items()]
     # The same program, but not static, and so not in its empty root directory.
-    lines += ["RootDirectory=", "BindPaths=", "InaccessiblePaths=", "MountAPIVFS=", "SystemCallFilter="]
+    lines += [
+        "RootDirectory=",
+        "BindPaths=",
+        "InaccessiblePaths=",
+        "MountAPIVFS=",
+        "SystemCallFilter=",
+    ]
     lines += ["ExecStart=", "ExecStart=/src/target/dynamic/debug/buildbtw-hook"]
     file.write_text("+0")
     with host.drop_in("buildbtw-hook@.service", "\n".join(["[Service]", *lines, ""])):
@@ -215,11 +221,12 @@ def test_no_room_for_what_is_deployed():
 def filled(directory):
     """A file system without room, and with it again."""
     file = Path(directory) / "filling"
-    with file.open("wb", buffering=0) as out, pytest.raises(OSError, match="No space left"):
+    with file.open("wb", buffering=0) as out:
         # So far that systemd itself, as root, can't write a line.
         for size in [1 << 20, 4096, 1]:
-            while out.write(size * b"x"):
-                pass
+            with pytest.raises(OSError, match="No space left"):  # noqa: PT012
+                while out.write(size * b"x"):
+                    pass
     try:
         yield
     finally:

@@ -52,7 +52,14 @@ MADE = {
 def files():
     """Every file of the host that an installation could touch, and a digest of it."""
     found = {}
-    roots = ["/etc", "/usr/local/bin", "/usr/local/lib", "/usr/local/share", "/usr/lib/systemd", "/usr/lib/sysusers.d"]
+    roots = [
+        "/etc",
+        "/usr/local/bin",
+        "/usr/local/lib",
+        "/usr/local/share",
+        "/usr/lib/systemd",
+        "/usr/lib/sysusers.d",
+    ]
     for path in itertools.chain.from_iterable(Path(root).rglob("*") for root in roots):
         if path.is_symlink():
             found[str(path)] = str(path.readlink())

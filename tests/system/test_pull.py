@@ -52,14 +52,20 @@ def newer(version, command="touch /up; trap 'exit 0' TERM; while :; do sleep 1 &
 
 def test_the_newer_image_runs(jobs):
     assert deploy(BRANCH).status == 200
-    assert jobs() == [("start", f"buildbtw-pull@{BRANCH}.service"), ("restart", f"buildbtw@{BRANCH}.service")]
+    assert jobs() == [
+        ("start", f"buildbtw-pull@{BRANCH}.service"),
+        ("restart", f"buildbtw@{BRANCH}.service"),
+    ]
     before = host.container(BRANCH)
     newer("newer")
     assert deploy(BRANCH).status == 200
     assert host.container(BRANCH)[1] != before[1]
     jobs()
     assert undeploy(BRANCH).status == 200
-    assert jobs() == [("stop", f"buildbtw-pull@{BRANCH}.service"), ("stop", f"buildbtw@{BRANCH}.service")]
+    assert jobs() == [
+        ("stop", f"buildbtw-pull@{BRANCH}.service"),
+        ("stop", f"buildbtw@{BRANCH}.service"),
+    ]
 
 
 def test_the_registry_is_down(journal):

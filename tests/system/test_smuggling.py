@@ -153,8 +153,7 @@ BODIES = [
     # A token in the body, or in a trailer, is none.
     (f"POST {PATH} HTTP/1.1\r\n{HOST}Content-Length: {{n}}\r\n\r\n{HIDDEN}", [401, "next"]),
     (
-        f"POST {PATH} HTTP/1.1\r\n{HOST}{FORM}{CHUNKED}\r\n"
-        f"b\r\nbranch=ours\r\n0\r\n{AUTH}\r\n",
+        f"POST {PATH} HTTP/1.1\r\n{HOST}{FORM}{CHUNKED}\r\nb\r\nbranch=ours\r\n0\r\n{AUTH}\r\n",
         [401, "next"],
     ),
     # Chunks, which nginx joins.
@@ -257,7 +256,7 @@ def test_nothing_is_smuggled(messages, journal, jobs):
     forms = host.at_once(*[partial(told, port, messages) for port in PROXIES])
     for answered in forms:
         outcomes = [[outcome(answer) for answer in each] for each in answered]
-        assert list(zip([message for message, _ in messages], outcomes)) == messages
+        assert list(zip([message for message, _ in messages], outcomes, strict=True)) == messages
     done = [each for _, expected in messages for each in expected if isinstance(each, str)]
     units = [("stop", f"buildbtw@{branch}.service") for branch in len(PROXIES) * done]
     assert Counter(jobs()) == Counter(units)
