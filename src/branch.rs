@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn slugs_are_branches() {
         let longest = "x".repeat(MAX_LEN);
-        for name in ["main", "a", "0", "feature-x", "1-2--3", longest.as_str()] {
+        for name in ["main", "a", "0", "a--b", "feature-x", "1-2--3", longest.as_str()] {
             assert_eq!(Branch::new(name).unwrap().unit(), format!("buildbtw@{name}.service"));
         }
     }
@@ -118,9 +118,31 @@ mod tests {
             ("", None),
             ("-", None),
             ("../..", None),
+            ("..", None),
+            ("@", None),
+            ("*", None),
+            ("\n", None),
             ("\u{0}\n", None),
+            ("\u{fffd}", None),
+            ("\u{1f980}", None),
             ("-main", Some("main")),
             ("main-", Some("main")),
+            ("--now", Some("now")),
+            ("--main--", Some("main")),
+            ("UPPER", Some("upper")),
+            ("a/b", Some("a-b")),
+            ("../x", Some("x")),
+            ("x\n", Some("x")),
+            ("x\r\nERROR: y", Some("x--error--y")),
+            ("x\0", Some("x")),
+            ("x ", Some("x")),
+            ("x y", Some("x-y")),
+            ("x y.service", Some("x-y-service")),
+            ("x\\x2d", Some("x-x2d")),
+            ("x%i", Some("x-i")),
+            ("$(id)", Some("id")),
+            ("x\u{ff10}", Some("x")),
+            ("f\u{fc}r", Some("f-r")),
             ("Feature/X", Some("feature-x")),
             ("feature_x", Some("feature-x")),
             ("a@b.service", Some("a-b-service")),
@@ -128,8 +150,12 @@ mod tests {
             // Ruby's downcase, which GitLab uses, makes a plain k of the Kelvin sign too.
             ("\u{212a}elvin", Some("kelvin")),
             (long.as_str(), Some(&long[1..])),
+            (&long.repeat(200), Some(&long[1..])),
+            (&(long[2..].to_owned() + "-b"), Some(&long[2..])),
         ] {
             let refusal = Branch::new(name).unwrap_err().to_string();
+            assert!(refusal.len() < 500 && refusal.lines().count() == 1, "{refusal}");
+            assert!(refusal.contains("send CI_COMMIT_REF_SLUG, 1 to 63 of 0-9 a-z -"), "{refusal}");
             let suggested = refusal.split_once("slug of it is ").map(|(_, slug)| slug);
             assert_eq!(suggested, hint, "{name:?}");
         }

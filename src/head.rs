@@ -128,36 +128,91 @@ mod tests {
 
     #[test]
     fn a_head_of_anything_but_ascii_and_crlf_is_refused() {
-        for message in
-            ["GET /\n", "GET /\rX", "A\0", "\x16\x03\x01", "A: \u{e4}", "\x7f", "A\r\r\n"]
-        {
-            let refusal = end_of_head(message.as_bytes(), 0);
-            assert!(matches!(refusal, Err(Refusal::Malformed(_))), "{message:?}");
+        let line_end = "a line end that is not CRLF";
+        for (message, what) in [
+            ("GET /\n", line_end),
+            ("\n", line_end),
+            ("GET /\rX", line_end),
+            ("A\r\r\n", line_end),
+            ("A\n\r\n", line_end),
+            ("A\r\n\n", line_end),
+            ("A: b\rC: d\r\n", line_end),
+            ("A: b\nC: d\r\n", line_end),
+            ("\0A", "the byte 0x00"),
+            ("A: \0", "the byte 0x00"),
+            ("A: \u{1b}[31m", "the byte 0x1b"),
+            ("A: \x7f", "the byte 0x7f"),
+            ("A: \u{e4}", "the byte 0xc3"),
+            ("\x16\x03\x01", "the byte 0x16"),
+        ] {
+            assert_eq!(end_of_head(message.as_bytes(), 0), Err(malformed(what)), "{message:?}");
         }
     }
 
     #[test]
     fn a_head_is_a_request_line_and_fields() {
         for (head, wanted) in [
-            ("GET / HTTP/1.0\r\n\r\n", Some(vec![])),
-            ("GET / HTTP/1.0\r\nA: b \r\nC:\r\n\r\n", Some(vec![("A", "b"), ("C", "")])),
-            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", Some(vec![("host", "x")])),
-            ("GET / HTTP/1.1\r\n\r\n", None),
-            ("GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n", None),
-            ("GET / HTTP/1.0 \r\n\r\n", None),
-            ("GET  / HTTP/1.0\r\n\r\n", None),
-            ("GET  HTTP/1.0\r\n\r\n", None),
-            (" / HTTP/1.0\r\n\r\n", None),
-            ("GET /\r\n\r\n", None),
-            ("GET / HTTP/0.9\r\n\r\n", None),
-            ("PRI * HTTP/2.0\r\n\r\n", None),
-            ("\r\n\r\n", None),
-            ("GET / HTTP/1.0\r\nA : b\r\n\r\n", None),
-            ("GET / HTTP/1.0\r\nA: b\r\n folded: c\r\n\r\n", None),
-            ("GET / HTTP/1.0\r\n: b\r\n\r\n", None),
-            ("GET / HTTP/1.0\r\nA\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\n\r\n", vec![]),
+            ("GET / HTTP/1.0\r\nA: b \r\nC:\r\n\r\n", vec![("A", "b"), ("C", "")]),
+            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", vec![("host", "x")]),
         ] {
-            assert_eq!(Head::parse(head).ok().map(|head| head.fields), wanted, "{head:?}");
+            assert_eq!(Head::parse(head).ok().map(|head| head.fields), Some(wanted), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn any_other_head_is_refused() {
+        let refused = |head: String, what| {
+            assert_eq!(Head::parse(&head).err(), Some(malformed(what)), "{head:?}");
+        };
+        for line in [
+            "",
+            "GET",
+            "GET /",
+            "GET / ",
+            "GET / HTTP/1.0 ",
+            "GET / x HTTP/1.0",
+            "GET  / HTTP/1.0",
+            "GET /  HTTP/1.0",
+            "GET  HTTP/1.0",
+            "GET\t/\tHTTP/1.0",
+            "GET /\tx HTTP/1.0",
+            " / HTTP/1.0",
+            "\r\nGET / HTTP/1.0",
+            "GET / HTTP/0.9",
+            "GET / HTTP/1.2",
+            "GET / HTTP/2.0",
+            "GET / HTTP/2",
+            "GET / http/1.1",
+            "GET / HTTPS/1.1",
+            "PRI * HTTP/2.0",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2",
+        ] {
+            refused(format!("{line}\r\n\r\n"), "its first line");
+        }
+        for line in [
+            "A: b\r\n folded",
+            "A: b\r\n\tfolded",
+            "A: b\r\n folded: c",
+            " A: b",
+            "A : b",
+            "A\t: b",
+            "Content-Length : 5",
+            "A B: c",
+            "A(B): c",
+            ": b",
+            "A",
+        ] {
+            refused(format!("GET / HTTP/1.0\r\n{line}\r\n\r\n"), "a header line");
+        }
+        for (version, lines) in [
+            ("1.1", ""),
+            ("1.1", "X-Host: x\r\n"),
+            ("1.1", "Host: x\r\nHost: x\r\n"),
+            ("1.1", "Host: x\r\nhost:\r\n"),
+            ("1.0", "Host: x\r\nHost: x\r\n"),
+        ] {
+            refused(format!("GET / HTTP/{version}\r\n{lines}\r\n"), "its Host");
         }
     }
 
@@ -172,15 +227,23 @@ mod tests {
         assert_eq!(len(&[("Host", "x")]), Ok(0));
         assert_eq!(len(&[("content-LENGTH", "0016384")]), Ok(16384));
         assert_eq!(len(&[("Content-Length", "16385")]), Err(Refusal::LongBody(16384)));
-        assert_eq!(
-            len(&[("Content-Length", "99999999999999999999999")]),
-            Err(Refusal::LongBody(16384))
-        );
-        for wrong in ["", "-1", "+1", "1,1", "1 1", "0x1", "one"] {
+        let (nines, zeros) = ("9".repeat(1000), "0".repeat(1000) + "8");
+        for long in
+            ["52428800", "4294967296", "18446744073709551615", "18446744073709551616", &nines]
+        {
+            let head = Head { version: "HTTP/1.1", fields: vec![("Content-Length", long)] };
+            assert_eq!(head.body_len(), Err(Refusal::LongBody(16384)), "{long}");
+        }
+        let head = Head { version: "HTTP/1.1", fields: vec![("Content-Length", &zeros)] };
+        assert_eq!(head.body_len(), Ok(8));
+        for wrong in ["", "-1", "+0", "+1", "0, 0", "1,1", "0 0", "0x0", "0.0", "one"] {
             assert_eq!(len(&[("Content-Length", wrong)]), malformed, "{wrong:?}");
         }
         assert_eq!(len(&[("Content-Length", "1"), ("Content-Length", "1")]), malformed);
-        assert_eq!(len(&[("Transfer-Encoding", "chunked")]), Err(Refusal::NoLength));
+        assert_eq!(len(&[("Content-Length", "0"), ("content-length", "9")]), malformed);
+        for encoding in ["chunked", "identity", "gzip, chunked", "", "xchunked"] {
+            assert_eq!(len(&[("Transfer-Encoding", encoding)]), Err(Refusal::NoLength));
+        }
         assert_eq!(
             len(&[("Content-Length", "1"), ("transfer-encoding", "x")]),
             Err(Refusal::NoLength)
@@ -193,6 +256,10 @@ mod tests {
             ("HTTP/1.1", "100-Continue", Some(true)),
             ("HTTP/1.0", "100-continue", Some(false)),
             ("HTTP/1.1", "200-ok", None),
+            ("HTTP/1.1", "", None),
+            ("HTTP/1.1", "100-continues", None),
+            ("HTTP/1.1", "100-continue, nonsense", None),
+            ("HTTP/1.0", "nonsense", None),
         ] {
             assert_eq!(head(version, &[("Expect", expect)]).expects_continue().ok(), wanted);
         }

@@ -158,14 +158,41 @@ mod tests {
     #[test]
     fn a_branch_is_in_the_query_or_in_the_form_of_a_post() {
         let form = ("Content-Type", "Application/x-www-form-urlencoded; charset=utf-8");
+        let loud = ("CONTENT-TYPE", "APPLICATION/X-WWW-FORM-URLENCODED ; charset=utf-8");
         let json = ("Content-Type", "application/json");
+        let longer = ("Content-Type", "application/x-www-form-urlencodedx");
+        let multipart = ("Content-Type", "multipart/form-data; boundary=b");
+        let accept = ("Accept", FORM);
         for (method, target, fields, body, wanted) in [
             ("GET", "/?branch=a", vec![], "", Ok("a")),
             ("GET", "/?image-tag=a&x=y", vec![], "", Ok("a")),
+            ("GET", "/?a=1&branch=x&b=%ff&c", vec![], "", Ok("x")),
+            ("GET", "/?branch=%78", vec![], "", Ok("x")),
+            ("GET", "/?%62ranch=x", vec![], "", Ok("x")),
+            ("GET", "/?&&branch=x&", vec![], "", Ok("x")),
+            ("GET", "/?branch=", vec![], "", Ok("")),
+            ("GET", "/?branch=a/b%2Fc%2fd+%20%00%ff", vec![], "", Ok("a/b/c/d  \0\u{fffd}")),
+            ("GET", "/?branch=x", vec![form], "branch=y", Ok("x")),
+            ("POST", "/?a=b", vec![form], "a=1&image-tag=x&b=%ff&c", Ok("x")),
+            ("POST", "/", vec![loud], "branch=x", Ok("x")),
             ("POST", "/", vec![form], "branch=a%2Fb", Ok("a/b")),
             ("POST", "/?branch=a", vec![json], "{}", Ok("a")),
             ("GET", "/", vec![form], "branch=a", Err(&Refusal::NoBranch)),
             ("POST", "/", vec![], "branch=a", Err(&Refusal::NoBranch)),
+            ("POST", "/", vec![form], "", Err(&Refusal::NoBranch)),
+            ("POST", "/", vec![form], "x", Err(&Refusal::NoBranch)),
+            ("POST", "/", vec![longer], "branch=x", Err(&Refusal::NoBranch)),
+            ("POST", "/", vec![multipart], "branch=x", Err(&Refusal::NoBranch)),
+            ("POST", "/", vec![accept], "branch=x", Err(&Refusal::NoBranch)),
+            ("GET", "/?", vec![], "", Err(&Refusal::NoBranch)),
+            ("GET", "/?x", vec![], "", Err(&Refusal::NoBranch)),
+            ("GET", "/?branc=x&Branch=x&branch[]=x", vec![], "", Err(&Refusal::NoBranch)),
+            ("GET", "/?&&a=branch=x", vec![], "", Err(&Refusal::NoBranch)),
+            ("GET", "/?branch=x&branch=x", vec![], "", Err(&Refusal::TwoBranches)),
+            ("GET", "/?branch=x&branch=", vec![], "", Err(&Refusal::TwoBranches)),
+            ("GET", "/?image-tag=x&image-tag=y", vec![], "", Err(&Refusal::TwoBranches)),
+            ("POST", "/?branch=x", vec![form], "image-tag=x", Err(&Refusal::TwoBranches)),
+            ("POST", "/", vec![form], "branch=x&branch=y", Err(&Refusal::TwoBranches)),
             ("POST", "/?branch=a", vec![form], "branch=a", Err(&Refusal::TwoBranches)),
             ("GET", "/?branch=a&image-tag=a", vec![], "", Err(&Refusal::TwoBranches)),
             ("GET", "/?branch=a?branch=b", vec![], "", Ok("a?branch=b")),
@@ -195,14 +222,89 @@ mod tests {
 
     #[test]
     fn respond_async_is_one_preference_among_others() {
-        for (prefer, wanted) in [
-            ("respond-async", true),
-            ("wait=10, Respond-Async ;x=y", true),
-            ("respond-asynchronously", false),
-            ("wait=respond-async", false),
+        for (fields, wanted) in [
+            (&[("Prefer", "respond-async")][..], true),
+            (&[("prefer", "RESPOND-Async")], true),
+            (&[("Prefer", "wait=10, Respond-Async ;x=y")], true),
+            (&[("Prefer", "respond-async ; a=b,wait=10")], true),
+            (&[("Prefer", "wait=10"), ("Prefer", "respond-async")], true),
+            (&[("Prefer", "wait=10")], false),
+            (&[("Prefer", "respond-asynchronously")], false),
+            (&[("Prefer", "respond async")], false),
+            (&[("Prefer", "wait=respond-async")], false),
+            (&[("Prefer", "a=respond-async; respond-async")], false),
+            (&[("Prefer", "")], false),
+            (&[("X-Prefer", "respond-async")], false),
         ] {
-            let request = request("GET", "/", &[("Prefer", prefer)], "");
-            assert_eq!(request.prefers_async(), wanted, "{prefer}");
+            let request = request("GET", "/", fields, "");
+            assert_eq!(request.prefers_async(), wanted, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn there_are_three_hooks_and_two_methods() {
+        for target in [
+            "/",
+            "/hooks",
+            "/hooks?branch=x",
+            "/favicon.ico",
+            "//hooks/deploy-branch",
+            "*",
+            "/Hooks/x",
+            "/%68ooks/deploy-branch",
+            "/x/hooks/deploy-branch",
+            "/\"'\\",
+        ] {
+            let refusal = request("GET", target, &[], "").is_for_hooks().unwrap_err();
+            assert!(matches!(refusal, Refusal::NoSuchPath(_)), "{target}");
+        }
+        for path in [
+            "/hooks/",
+            "/hooks/unknown",
+            "/hooks/deploy-branch/",
+            "/hooks//deploy-branch",
+            "/hooks/./deploy-branch",
+            "/hooks/x/../deploy-branch",
+            "/hooks/deploy%2Dbranch",
+            "/hooks/deploy-branch;",
+            "/hooks/Deploy-Branch",
+            "/hooks/deploy-branch%3Fbranch=x",
+            "/hooks/redeploy-branch",
+            "/hooks/deploy",
+        ] {
+            let request = request("GET", &format!("{path}?branch=x"), &[], "");
+            assert_eq!(request.is_for_hooks(), Ok(()));
+            assert_eq!(request.verb(), Err(Refusal::NoSuchPath(quote(path))));
+        }
+        for verb in Verb::ALL {
+            let verb_of = |method: &str| {
+                request(method, &format!("/hooks/{}", hook_name(verb)), &[], "").verb()
+            };
+            assert_eq!([verb_of("GET"), verb_of("POST")], [Ok(verb), Ok(verb)]);
+            for method in
+                ["PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get", "Post"]
+            {
+                assert_eq!(verb_of(method), Err(Refusal::NoSuchMethod(quote(method))));
+            }
+        }
+    }
+
+    #[test]
+    fn a_proxys_client_is_an_ip_address() {
+        for (field, wanted) in [
+            (("X-Real-IP", "198.51.100.1"), Some("198.51.100.1")),
+            (("x-real-ip", "2001:0DB8:0::1"), Some("2001:db8::1")),
+            (("X-Real-IP", ""), None),
+            (("X-Real-IP", "unknown"), None),
+            (("X-Real-IP", "198.51.100.1:80"), None),
+            (("X-Real-IP", "198.51.100.1, 198.51.100.2"), None),
+            (("X-Real-IP", "198.51.100.1 HTTP_STATUS=200"), None),
+            (("X-Real-IP", "fe80::1%eth0"), None),
+            (("X-Real-IP", "256.0.0.1"), None),
+            (("X-Forwarded-For", "198.51.100.1"), None),
+        ] {
+            let ip = request("GET", "/", &[field], "").real_ip().map(|ip| ip.to_string());
+            assert_eq!(ip.as_deref(), wanted, "{field:?}");
         }
     }
 }

@@ -99,6 +99,7 @@ mod tests {
             ("", vec![]),
             ("\n \n\r\n", vec![]),
             ("(none)", vec![]),
+            ("=\n==\na=b\n\"quoted\"\n\u{fffd}\n", vec![]),
             ("three whole words\n# comment\nschlüssel\n===\n", vec![]),
             ("one", vec![("one", None)]),
             (
@@ -117,17 +118,38 @@ mod tests {
     }
 
     #[test]
-    fn only_bearer_credentials_hold_a_token() {
-        for (authorization, token) in [
-            ("Bearer one", Some("one")),
-            ("bearer  one", Some("one")),
-            ("Bearer \tone", Some("\tone")),
-            ("Bearer", None),
-            ("Bearerone", None),
-            ("Basic one", None),
+    fn only_a_bearer_of_a_whole_token_is_let_in() {
+        for (authorization, name) in [
+            ("Bearer One==", Some("first")),
+            ("bearer  One==", Some("first")),
+            ("BEARER two", Some("second")),
             ("", None),
+            ("Bearer", None),
+            ("Bearer ", None),
+            ("Bearer wrong", None),
+            ("One==", None),
+            ("BearerOne==", None),
+            ("Bearer\tOne==", None),
+            ("Bearer \tOne==", None),
+            ("Basic One==", None),
+            ("Token One==", None),
+            ("Bearer One=", None),
+            ("Bearer One===", None),
+            ("Bearer One==x", None),
+            ("Bearer One== x", None),
+            ("Bearer One==,One==", None),
+            ("Bearer \"One==\"", None),
+            ("Bearer one==", None),
+            ("Bearer One==two", None),
+            ("Bearer first", None),
+            ("Bearer three words are", None),
+            ("Bearer three", None),
         ] {
-            assert_eq!(bearer(authorization), token, "{authorization:?}");
+            let known = tokens("One== first\ntwo second\nthree words are\n");
+            let wanted = name.ok_or(Refusal::NoToken);
+            let found = admit(known, Some(authorization)).map(|token| token.name.unwrap_or("-"));
+            assert_eq!(found, wanted, "{authorization:?}");
         }
+        assert_eq!(admit(tokens("one"), None), Err(Refusal::NoToken));
     }
 }

@@ -8,7 +8,7 @@
 use std::env;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -19,16 +19,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use Transport::{Tcp, Unix};
+pub use crate::wire::Transport::{self, Tcp, Unix};
+pub use crate::wire::{Answer, OTHER, TOKEN, no_token_in};
 
 pub const EXE: &str = env!("CARGO_BIN_EXE_buildbtw-hook");
 pub const ROOT_SIDE: &str = env!("CARGO_BIN_EXE_buildbtw-systemctl");
 pub const COMMANDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/bin");
 
-/// What the hosts here let in; every character that a token may have beside letters and digits.
-pub const TOKEN: &str = "The-First.T0ken_of~this+host/==";
-/// The second line of a host with several.
-pub const OTHER: &str = "the-second-token";
+pub const TRANSPORTS: [Transport; 2] = [Tcp, Unix];
 
 pub const DEPLOY: &str = "/hooks/deploy-branch";
 pub const UNDEPLOY: &str = "/hooks/undeploy-branch";
@@ -275,33 +273,6 @@ impl Drop for Host {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-pub enum Transport {
-    Tcp,
-    Unix,
-}
-
-pub const TRANSPORTS: [Transport; 2] = [Tcp, Unix];
-
-impl Transport {
-    /// The client's end, and the one that systemd accepted. A `TcpStream` reads, writes, times
-    /// and shuts down either.
-    pub fn pair(self) -> io::Result<(TcpStream, OwnedFd)> {
-        match self {
-            Tcp => {
-                let listener = TcpListener::bind("127.0.0.1:0")?;
-                let client = TcpStream::connect(listener.local_addr()?)?;
-                client.set_nodelay(true)?;
-                Ok((client, listener.accept()?.0.into()))
-            }
-            Unix => {
-                let (client, passed) = UnixStream::pair()?;
-                Ok((OwnedFd::from(client).into(), passed.into()))
-            }
-        }
-    }
-}
-
 /// The process; it does not outlive a failed test.
 pub struct Hook(pub Child);
 
@@ -367,7 +338,7 @@ impl Call<'_> {
         if let Err(error) = self.client.read_to_end(&mut bytes) {
             panic!("{error} after {:?}", String::from_utf8_lossy(&bytes));
         }
-        Answer::parse(&bytes, self.head_only)
+        Answer::parse(&bytes, self.head_only).unwrap_or_else(|fault| panic!("{fault}"))
     }
 
     /// Reads the answer to its end, and goes.
@@ -391,68 +362,6 @@ impl Call<'_> {
         let output = hook.wait();
         drop(client);
         Ended::new(host, &output)
-    }
-}
-
-/// What the caller got.
-#[derive(Debug, PartialEq)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub text: String,
-}
-
-impl Answer {
-    /// Every answer has this form.
-    pub fn parse(bytes: &[u8], head_only: bool) -> Self {
-        let answer = std::str::from_utf8(bytes).expect("an answer in UTF-8");
-        no_token_in(answer);
-        let (head, text) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
-        let (status_line, fields) = head.split_once("\r\n").expect("headers");
-        let (status, reason) = status_line
-            .strip_prefix("HTTP/1.0 ")
-            .and_then(|rest| rest.split_once(' '))
-            .unwrap_or_else(|| panic!("{answer:?}"));
-        assert!(!reason.is_empty(), "{answer:?}");
-        let fields = fields.split("\r\n").map(|line| line.split_once(": ").expect("a header"));
-        let parsed = Self {
-            status: status.parse().expect("a status"),
-            // The one thing that differs between two equal answers.
-            headers: fields
-                .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-                .filter(|(name, _)| name != "date")
-                .collect(),
-            text: text.to_owned(),
-        };
-        assert_eq!(parsed.header("content-type"), Some("text/plain; charset=UTF-8"), "{answer}");
-        assert_eq!(parsed.header("cache-control"), Some("no-store"), "{answer}");
-        assert_eq!(parsed.header("x-content-type-options"), Some("nosniff"), "{answer}");
-        assert_eq!(parsed.header("transfer-encoding"), None, "{answer}");
-        let len: usize = parsed.header("content-length").map(str::parse).unwrap().unwrap();
-        if head_only {
-            assert_eq!(text, "");
-            assert_ne!(len, 0);
-        } else {
-            assert_eq!(len, text.len(), "{answer}");
-            assert!(text.ends_with('\n'), "{answer:?}");
-        }
-        // Each belongs to one status.
-        for (name, status) in [
-            ("www-authenticate", 401),
-            ("allow", 405),
-            ("preference-applied", 202),
-            ("retry-after", 503),
-        ] {
-            assert_eq!(parsed.header(name).is_some(), parsed.status == status, "{answer}");
-        }
-        parsed
-    }
-
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let mut values = self.headers.iter().filter(|(known, _)| known == name);
-        let value = values.next().map(|(_, value)| value.as_str());
-        assert!(values.next().is_none(), "two of {name}");
-        value
     }
 }
 
@@ -527,13 +436,6 @@ impl Outcome {
         assert_eq!(self.answer.status, status, "{what:?} came to {self:#?}");
         assert!(self.answer.text.contains(words), "{words:?} after {what:?}: {self:#?}");
         assert_eq!(self.ended.calls, calls, "{what:?} came to {self:#?}");
-    }
-}
-
-#[track_caller]
-pub fn no_token_in(text: &str) {
-    for token in [TOKEN, OTHER] {
-        assert!(!text.contains(token), "a token in {text}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The two executables from outside, together.
 
 mod harness;
+mod wire;
 
 mod arrival;
 mod malformed;

@@ -5,28 +5,28 @@
 //! Inputs begin as valid requests and are spoilt in their words, lines and bytes, and in how they
 //! arrive. Input number k depends on the seed and on k alone, but for the machine's own timing.
 
-use std::env;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::iter;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::process::{self, Command};
+use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use httparse::{EMPTY_HEADER, Header, Status};
+use httparse::{EMPTY_HEADER, Header};
 use wait4::{ResUse, Wait4};
 
-use super::{MAX_TIME, Tally, exceeds, take};
+use super::wire::Transport::{self, Tcp, Unix};
+use super::wire::{Answer, OTHER, TOKEN};
+use super::{MAX_TIME, Scratch, Tally, exceeds, word};
 
 /// The tokens of the host; its file has a third line, which is none.
-const TOKENS: [&str; 2] = ["The-First.T0ken_of~this+host/==", "the-second-token"];
+const TOKENS: [&str; 2] = [TOKEN, OTHER];
 /// The branches of a host that does not take all.
 const ALLOWED: Option<&str> = Some("main kept x");
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -222,10 +222,6 @@ const ODD_FIELDS: &str = "Host: hook|host:|Expect: nonsense|Expect:|Authorizatio
     Content-Type: application/x-www-form-urlencodedx|Content-Type: text/plain|Authorization:|\
     Authorization: Bearer x|Authorization: Bearer the-second-token|X|: x| X: y|X : y|X Y: z|X(Y): z";
 
-fn word<'a>(rng: &mut Rng, words: &'a str) -> &'a str {
-    rng.choice(words.split('|').collect::<Vec<_>>()).unwrap_or_default()
-}
-
 /// Spoils one of several words, or lines.
 fn spoil(rng: &mut Rng, parts: &mut Vec<String>, words: &str) {
     let (at, to) = (rng.usize(..=parts.len()), rng.usize(..=parts.len()));
@@ -334,7 +330,7 @@ struct Input {
     /// Where one write ends and the next begins.
     cuts: Vec<usize>,
     pause: Duration,
-    tcp: bool,
+    transport: Transport,
     /// Whether the client says that it sends no more,
     ends: bool,
     /// and whether it reads the answer, or goes.
@@ -362,27 +358,28 @@ impl Input {
             4 => sent.resize(sent.len() + rng.usize(..40_000), b'x'),
             _ => {}
         }
-        let (tcp, reads) = (rng.u8(..8) == 0, rng.u8(..8) > 0);
+        let transport = if rng.u8(..8) == 0 { Tcp } else { Unix };
+        let reads = rng.u8(..8) > 0;
         let allowed = ALLOWED.filter(|_| rng.u8(..4) == 0);
         let mut expected = expected(&sent, allowed);
         // Who waits with half of a request waits for 10 s.
         let ends = rng.bool() || expected.iter().all(|outcome| outcome.calls.is_empty());
-        if tcp && !reads {
+        if matches!(transport, Tcp) && !reads {
             // This may be a reset, which may destroy what was sent.
             expected.push(Outcome::refused(400));
         }
         let mut cuts: Vec<_> = (4..rng.usize(..8)).map(|_| rng.usize(..=sent.len())).collect();
         cuts.sort_unstable();
         let pause = Duration::from_micros(rng.choice([0, 0, 300, 3000]).unwrap_or_default());
-        Self { sent, cuts, pause, tcp, ends, reads, allowed, expected }
+        Self { sent, cuts, pause, transport, ends, reads, allowed, expected }
     }
 }
 
 impl fmt::Display for Input {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sent, cuts, pause, tcp, ends, reads, allowed, expected } = self;
+        let Self { sent, cuts, pause, transport, ends, reads, allowed, expected } = self;
         writeln!(f, "b\"{}\"", sent.escape_ascii())?;
-        writeln!(f, "cuts: {cuts:?} of {pause:?}, TCP: {tcp}, ends: {ends}, reads: {reads}")?;
+        writeln!(f, "cuts: {cuts:?} of {pause:?}, {transport:?}, ends: {ends}, reads: {reads}")?;
         write!(f, "allowed: {allowed:?}, expected: {expected:?}")
     }
 }
@@ -398,7 +395,7 @@ struct Ended {
     record: String,
     /// How the client's reading ended, and what it read until then.
     read: io::Result<usize>,
-    answer: String,
+    answer: Vec<u8>,
     outcome: Outcome,
 }
 
@@ -423,34 +420,26 @@ impl Ended {
 }
 
 /// A host, which takes one input after another.
-struct Host {
-    root: PathBuf,
-    calls: File,
-    records: File,
-}
+struct Host(Scratch);
 
 impl Host {
     fn new(name: usize) -> io::Result<Self> {
-        // Not below target/: the path of a socket has at most 108 bytes, unix(7).
-        let root = env::temp_dir().join(format!("buildbtw-fuzz-{}-{name}", process::id()));
-        fs::create_dir_all(&root)?;
-        fs::write(root.join("token"), TOKENS.join("\n") + "\nno token at all\n")?;
-        let [calls, records] = ["calls", "records"]
-            .map(|name| File::options().create(true).read(true).append(true).open(root.join(name)));
-        let (calls, records) = (calls?, records?);
-        let (orders, mut given) = (UnixListener::bind(root.join("orders"))?, calls.try_clone()?);
+        let host = Scratch::new("hook", name)?;
+        fs::write(host.root.join("token"), TOKENS.join("\n") + "\nno token at all\n")?;
+        let (orders, mut given) =
+            (UnixListener::bind(host.root.join("orders"))?, host.calls.try_clone()?);
         thread::spawn(move || {
             for order in orders.incoming() {
                 carry_out(order.expect("an order"), &mut given).expect("an outcome");
             }
         });
-        Ok(Self { root, calls, records })
+        Ok(Self(host))
     }
 
     /// Runs the executable on an input.
     fn serve(&mut self, input: &Input) -> io::Result<Ended> {
         let begin = Instant::now();
-        let (mut client, passed) = pair(input.tcp)?;
+        let (mut client, passed) = input.transport.pair()?;
         // What it has for stdout ends when it does.
         let (stdout, its) = UnixStream::pair()?;
         client.set_read_timeout(Some(MAX_TIME))?;
@@ -458,11 +447,11 @@ impl Host {
         stdout.set_read_timeout(Some(MAX_TIME))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_buildbtw-hook"));
         command.env_clear().envs(input.allowed.map(|names| ("BUILDBTW_BRANCHES", names)));
-        command.env("BUILDBTW_ORDERS", self.root.join("orders"));
-        command.env("CREDENTIALS_DIRECTORY", &self.root);
+        command.env("BUILDBTW_ORDERS", self.0.root.join("orders"));
+        command.env("CREDENTIALS_DIRECTORY", &self.0.root);
         // listenfd looks there for the connection, and no other descriptor is passed as quickly.
         command.env("LISTEN_FDS", "1").env("LISTEN_FDS_FIRST_FD", "0").stdin(passed);
-        command.stdout(OwnedFd::from(its)).stderr(self.records.try_clone()?);
+        command.stdout(OwnedFd::from(its)).stderr(self.0.records.try_clone()?);
         let mut child = command.spawn()?;
         drop(command);
 
@@ -488,18 +477,10 @@ impl Host {
         let used = child.wait4()?;
         let time = begin.elapsed();
 
-        let (record, calls) = (take(&mut self.records)?, take(&mut self.calls)?);
+        let [calls, record] = self.0.take()?;
         let status = record.split(": ").nth(2).and_then(|words| words.get(..3)?.parse().ok());
         let outcome = Outcome { status: status.unwrap_or_default(), calls };
-        let answer = String::from_utf8_lossy(&answer).into_owned();
         Ok(Ended { used, time, printed, record, read, answer, outcome })
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // A second panic would hide the first.
-        let _ = fs::remove_dir_all(&self.root);
     }
 }
 
@@ -515,36 +496,11 @@ fn carry_out(mut peer: UnixStream, given: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-/// The client's end of a connection, and the one that systemd accepted.
-fn pair(tcp: bool) -> io::Result<(TcpStream, OwnedFd)> {
-    if !tcp {
-        let (client, passed) = UnixStream::pair()?;
-        return Ok((OwnedFd::from(client).into(), passed.into()));
-    }
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let client = TcpStream::connect(listener.local_addr()?)?;
-    client.set_nodelay(true)?;
-    Ok((client, listener.accept()?.0.into()))
-}
-
 /// The status of what is one whole answer.
-fn answered(answer: &str, sent: &[u8]) -> Option<u16> {
+fn answered(answer: &[u8], sent: &[u8]) -> Option<u16> {
     let expects = sent.to_ascii_lowercase().windows(12).any(|window| window == b"100-continue");
-    let interim = answer.strip_prefix("HTTP/1.1 100 Continue\r\n\r\n").filter(|_| expects);
-    let answer = interim.unwrap_or(answer).as_bytes();
-    let mut fields = [EMPTY_HEADER; 9];
-    let mut response = httparse::Response::new(&mut fields);
-    let Ok(Status::Complete(head)) = response.parse(answer) else { return None };
-    let [len] = values(response.headers, "Content-Length")[..] else { return None };
-    let body = &answer[head..];
-    let whole = if sent.starts_with(b"HEAD ") {
-        body.is_empty() && len != "0"
-    } else {
-        body.ends_with(b"\n") && len == body.len().to_string()
-    };
-    let proper = [("WWW-Authenticate", 401), ("Allow", 405), ("Preference-Applied", 202)];
-    let proper = proper.iter().all(|(name, status)| {
-        values(response.headers, name).len() == usize::from(response.code == Some(*status))
-    });
-    response.code.filter(|_| whole && proper && response.version == Some(0) && answer.len() < 4096)
+    let interim = answer.strip_prefix(b"HTTP/1.1 100 Continue\r\n\r\n").filter(|_| expects);
+    let answer = interim.unwrap_or(answer);
+    let parsed = Answer::parse(answer, sent.starts_with(b"HEAD ")).ok()?;
+    Some(parsed.status).filter(|_| answer.len() < 4096)
 }

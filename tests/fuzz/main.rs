@@ -10,12 +10,16 @@
 
 mod hook;
 mod root_side;
+#[path = "../executable/wire.rs"]
+mod wire;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Seek};
 use std::iter;
+use std::path::PathBuf;
+use std::process;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -100,16 +104,52 @@ pub fn exceeds(used: &ResUse, time: Duration) -> bool {
     time > MAX_TIME || cpu > MAX_CPU || used.rusage.maxrss > MAX_MEMORY
 }
 
-/// All that is in the file, which is then empty.
-///
-/// # Errors
-///
-/// Fails where the file does.
-pub fn take(file: &mut File) -> io::Result<String> {
-    file.rewind()?;
-    let text = io::read_to_string(&mut *file)?;
-    file.set_len(0)?;
-    Ok(text)
+/// One of the words, which have `|` between them.
+pub fn word<'a>(rng: &mut Rng, words: &'a str) -> &'a str {
+    rng.choice(words.split('|').collect::<Vec<_>>()).unwrap_or_default()
+}
+
+/// A directory, and what processes write into two files of it: how others were called, and records.
+pub struct Scratch {
+    root: PathBuf,
+    calls: File,
+    records: File,
+}
+
+impl Scratch {
+    /// # Errors
+    ///
+    /// Fails where a file system does.
+    pub fn new(target: &str, name: usize) -> io::Result<Self> {
+        // Not below target/: the path of a socket has at most 108 bytes, unix(7).
+        let root = env::temp_dir().join(format!("buildbtw-fuzz-{target}-{}-{name}", process::id()));
+        fs::create_dir_all(&root)?;
+        let open =
+            |name| File::options().create(true).read(true).append(true).open(root.join(name));
+        let (calls, records) = (open("calls")?, open("records")?);
+        Ok(Self { root, calls, records })
+    }
+
+    /// All that is in the two files, which are then empty.
+    ///
+    /// # Errors
+    ///
+    /// Fails where a file does.
+    pub fn take(&mut self) -> io::Result<[String; 2]> {
+        let take = |file: &mut File| {
+            file.rewind()?;
+            let text = io::read_to_string(&mut *file)?;
+            file.set_len(0).map(|()| text)
+        };
+        Ok([take(&mut self.calls)?, take(&mut self.records)?])
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A second panic would hide the first.
+        let _ = fs::remove_dir_all(&self.root);
+    }
 }
 
 /// What was seen in all.

@@ -9,8 +9,8 @@ use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{self, Command};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use wait4::Wait4;
 
-use super::{MAX_TIME, Tally, exceeds, take};
+use super::{MAX_TIME, Scratch, Tally, exceeds, word};
 
 /// What there is to come of an order here, where every systemctl succeeds.
 pub const KINDS: &[&str] = &["accepted", "done", "refused"];
@@ -79,10 +79,6 @@ const WORDS: &str = "deploy|undeploy|status|restart|start|stop|kill|freeze|clean
     --job-mode=flush|--now|--|-|--what=state|x|main|X|a b|../x|x.service|x@y|%i|$(id)|;id|`id`|\
     ||  | |\t|\r|\n|\r\n|\n\n|\0|\x7f|\u{e9}|\u{212a}|*|?|~|\"x\"|'x'|\\|\\x2d|/|:|=|,|#";
 
-fn word(rng: &mut Rng) -> &'static str {
-    rng.choice(WORDS.split('|').collect::<Vec<_>>()).unwrap_or_default()
-}
-
 /// An order, valid or spoilt in a word, or bytes.
 fn bytes(rng: &mut Rng) -> Vec<u8> {
     let len = rng.usize(1..67);
@@ -103,10 +99,12 @@ fn bytes(rng: &mut Rng) -> Vec<u8> {
             let len = rng.usize(..300);
             return iter::repeat_with(|| rng.u8(..)).take(len).collect();
         }
-        1 => return iter::repeat_with(|| word(rng)).take(5).collect::<String>().into_bytes(),
+        1 => {
+            return iter::repeat_with(|| word(rng, WORDS)).take(5).collect::<String>().into_bytes();
+        }
         2..5 => {}
         _ => {
-            let (at, new) = (rng.usize(..words.len()), word(rng).to_owned());
+            let (at, new) = (rng.usize(..words.len()), word(rng, WORDS).to_owned());
             match rng.u8(..4) {
                 0 => words[at] = new,
                 1 => words.insert(at, new),
@@ -154,25 +152,18 @@ pub fn fuzz(name: usize, inputs: impl Iterator<Item = (Rng, usize)>, tally: &Mut
     }
 }
 
-struct Host {
-    root: PathBuf,
-    calls: File,
-    records: File,
-}
+struct Host(Scratch);
 
 impl Host {
     fn new(name: usize) -> io::Result<Self> {
-        let name = format!("fuzz-root-{}-{name}", process::id());
-        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let host = Scratch::new("root", name)?;
         for directory in ["state", "runtime"] {
-            fs::create_dir_all(root.join(directory))?;
+            fs::create_dir_all(host.root.join(directory))?;
         }
         for command in ["systemctl", "journalctl"] {
-            symlink(env::current_exe()?, root.join(command))?;
+            symlink(env::current_exe()?, host.root.join(command))?;
         }
-        let [calls, records] = ["calls", "records"]
-            .map(|name| File::options().create(true).read(true).append(true).open(root.join(name)));
-        Ok(Self { root, calls: calls?, records: records? })
+        Ok(Self(host))
     }
 
     /// The kind of outcome, and how systemctl was run.
@@ -189,10 +180,10 @@ impl Host {
         peer.set_read_timeout(Some(MAX_TIME))?;
         peer.set_write_timeout(Some(MAX_TIME))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_buildbtw-systemctl"));
-        command.env_clear().env("PATH", &self.root);
-        command.env("STATE_DIRECTORY", self.root.join("state"));
-        command.env("RUNTIME_DIRECTORY", self.root.join("runtime"));
-        command.stdin(OwnedFd::from(its)).stderr(self.records.try_clone()?);
+        command.env_clear().env("PATH", &self.0.root);
+        command.env("STATE_DIRECTORY", self.0.root.join("state"));
+        command.env("RUNTIME_DIRECTORY", self.0.root.join("runtime"));
+        command.stdin(OwnedFd::from(its)).stderr(self.0.records.try_clone()?);
         let mut child = command.spawn()?;
         drop(command);
         // It need not read to the end of what it refuses.
@@ -205,9 +196,8 @@ impl Host {
         let _ = peer.read_to_end(&mut outcome);
         let used = child.wait4()?;
         let time = begin.elapsed();
-        let [calls, records] = [&mut self.calls, &mut self.records].map(take);
-        let (calls, records) = (calls?, records?);
-        let _ = fs::remove_file(self.root.join("stopped"));
+        let [calls, records] = self.0.take()?;
+        let _ = fs::remove_file(self.0.root.join("stopped"));
         let outcome = String::from_utf8_lossy(&outcome).into_owned();
         let is_refused = records.starts_with("ERROR: refused an order: ");
         let kind = match outcome.split_once('\n') {
@@ -233,12 +223,5 @@ impl Host {
         );
         tally.lock().expect("a tally").count(kind.clone(), &used, time, &calls);
         Ok((kind, calls))
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // A second panic would hide the first.
-        let _ = fs::remove_dir_all(&self.root);
     }
 }

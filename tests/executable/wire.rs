@@ -1,0 +1,105 @@
+//! What both ends of a connection see, for the tests of the executable and for the fuzzers: its two
+//! kinds, and the one form that every answer has.
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use Transport::{Tcp, Unix};
+
+/// What the hosts here let in; every character that a token may have beside letters and digits.
+pub const TOKEN: &str = "The-First.T0ken_of~this+host/==";
+/// The second line of a host with several.
+pub const OTHER: &str = "the-second-token";
+
+#[derive(Clone, Copy, Debug)]
+pub enum Transport {
+    Tcp,
+    Unix,
+}
+
+impl Transport {
+    /// The client's end, and the one that systemd accepted. A `TcpStream` reads, writes, times
+    /// and shuts down either.
+    pub fn pair(self) -> io::Result<(TcpStream, OwnedFd)> {
+        match self {
+            Tcp => {
+                let listener = TcpListener::bind("127.0.0.1:0")?;
+                let client = TcpStream::connect(listener.local_addr()?)?;
+                client.set_nodelay(true)?;
+                Ok((client, listener.accept()?.0.into()))
+            }
+            Unix => {
+                let (client, passed) = UnixStream::pair()?;
+                Ok((OwnedFd::from(client).into(), passed.into()))
+            }
+        }
+    }
+}
+
+/// What the caller got.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub text: String,
+}
+
+impl Answer {
+    /// Every answer has this form.
+    pub fn parse(bytes: &[u8], head_only: bool) -> Result<Self, String> {
+        let answer = std::str::from_utf8(bytes).map_err(|error| format!("{error}: {bytes:?}"))?;
+        no_token_in(answer);
+        let parsed = Self::split(answer).ok_or_else(|| format!("not an answer: {answer:?}"))?;
+        let len = if head_only { None } else { Some(parsed.text.len().to_string()) };
+        let told = parsed.header("content-length").filter(|told| *told != "0");
+        let is = |name: &str, value| parsed.header(name) == value;
+        // Each belongs to one status.
+        let belongs = [
+            ("www-authenticate", 401),
+            ("allow", 405),
+            ("preference-applied", 202),
+            ("retry-after", 503),
+        ]
+        .into_iter()
+        .all(|(name, status)| parsed.header(name).is_some() == (parsed.status == status));
+        let holds = is("content-type", Some("text/plain; charset=UTF-8"))
+            && is("cache-control", Some("no-store"))
+            && is("x-content-type-options", Some("nosniff"))
+            && is("transfer-encoding", None)
+            && told.is_some_and(|told| len.is_none_or(|len| len == told))
+            && if head_only { parsed.text.is_empty() } else { parsed.text.ends_with('\n') }
+            && belongs;
+        if holds { Ok(parsed) } else { Err(format!("not as every answer is: {answer:?}")) }
+    }
+
+    fn split(answer: &str) -> Option<Self> {
+        let (head, text) = answer.split_once("\r\n\r\n")?;
+        let (status_line, fields) = head.split_once("\r\n")?;
+        let (status, reason) = status_line.strip_prefix("HTTP/1.0 ")?.split_once(' ')?;
+        let fields = fields.split("\r\n").map(|line| line.split_once(": "));
+        let fields = fields.collect::<Option<Vec<_>>>().filter(|_| !reason.is_empty())?;
+        // The one thing that differs between two equal answers.
+        let fields = fields.into_iter().filter(|(name, _)| !name.eq_ignore_ascii_case("date"));
+        Some(Self {
+            status: status.parse().ok()?,
+            headers: fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect(),
+            text: text.to_owned(),
+        })
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(known, _)| known == name);
+        let value = values.next().map(|(_, value)| value.as_str());
+        assert!(values.next().is_none(), "two of {name}: {self:?}");
+        value
+    }
+}
+
+#[track_caller]
+pub fn no_token_in(text: &str) {
+    for token in [TOKEN, OTHER] {
+        assert!(!text.contains(token), "a token in {text}");
+    }
+}
