@@ -6,112 +6,38 @@ use std::time::{Duration, Instant};
 
 use super::harness::*;
 
+/// A row for each class: the tables are in the unit tests of `head.rs`.
 #[test]
-fn refuses_what_is_no_http() {
+fn what_is_not_http_is_refused() {
     let host = Host::new();
     let target = format!("{DEPLOY}?branch=x");
     let right = deploy_x();
     let line = |line: &str| right.replacen(&format!("GET {target} HTTP/1.1"), line, 1);
     let field = |field: &str| authorized(&format!("POST {target} HTTP/1.1"), &[field, FORM], "");
-    for (request, words) in [
-        // Line ends.
+    for (request, what) in [
         (right.replace("\r\n", "\n"), "a line end that is not CRLF"),
-        (right.replacen("\r\n", "\n", 1), "a line end that is not CRLF"),
-        (right.replacen("\r\n", "\r", 1), "a line end that is not CRLF"),
-        (right.replacen("\r\n", "\r\r\n", 1), "a line end that is not CRLF"),
-        (right.replacen("\r\n", "\n\r\n", 1), "a line end that is not CRLF"),
-        (right.replacen("\r\n\r\n", "\r\n\n", 1), "a line end that is not CRLF"),
         (right.replacen("hook\r\n", "hook\rX-Y: z\r\n", 1), "a line end that is not CRLF"),
-        (right.replacen("hook\r\n", "hook\nX-Y: z\r\n", 1), "a line end that is not CRLF"),
-        ("\n".to_owned() + &right, "a line end that is not CRLF"),
-        // Bytes.
+        ("EHLO x\n".to_owned(), "a line end that is not CRLF"),
         (field("X-Y: \0"), "the byte 0x00"),
-        (field("X-Y: \u{1b}[31m"), "the byte 0x1b"),
-        (field("X-Y: \x7f"), "the byte 0x7f"),
-        (field("X-Y: \u{e9}"), "the byte 0xc3"),
-        (get(&format!("{DEPLOY}?branch=\0")), "the byte 0x00"),
         (get(&format!("{DEPLOY}?branch=f\u{fc}r")), "the byte 0xc3"),
-        ("\0".to_owned() + &right, "the byte 0x00"),
-        // First lines.
-        (line(&format!("GET {target}&a=\tb HTTP/1.1")), "its first line"),
+        ("\x16\x03\x01\x02\0\x01\0\x01".to_owned(), "the byte 0x16"),
         ("\r\n".to_owned() + &right, "its first line"),
-        ("\r\n\r\n".to_owned(), "its first line"),
         (line(&format!("GET {target}")), "its first line"),
-        (line(&format!("GET {target} ")), "its first line"),
-        (line(&format!("GET {target} x HTTP/1.1")), "its first line"),
-        (line(&format!("GET  {target} HTTP/1.1")), "its first line"),
-        (line(&format!("GET {target}  HTTP/1.1")), "its first line"),
-        (line(&format!("GET {target} HTTP/1.1 ")), "its first line"),
-        (line(&format!("GET\t{target}\tHTTP/1.1")), "its first line"),
-        (line(&format!("GET {target} HTTP/0.9")), "its first line"),
-        (line(&format!("GET {target} HTTP/1.2")), "its first line"),
         (line(&format!("GET {target} HTTP/2.0")), "its first line"),
-        (line(&format!("GET {target} HTTP/2")), "its first line"),
-        (line(&format!("GET {target} http/1.1")), "its first line"),
-        (line(&format!("GET {target} HTTPS/1.1")), "its first line"),
-        (line("GET"), "its first line"),
-        (format!("GET {target}\r\n\r\n"), "its first line"),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "its first line"),
-        ("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n".to_owned() + &right, "its first line"),
-        // Header lines.
-        (field("Accept: x\r\n folded"), "a header line"),
-        (field("Accept: x\r\n\tfolded"), "a header line"),
         (field("Accept: x\r\n folded: y"), "a header line"),
-        (field(" Accept: x"), "a header line"),
-        (field("Accept : x"), "a header line"),
-        (field("Accept\t: x"), "a header line"),
-        (field("Content-Length : 5"), "a header line"),
         (field("Transfer-Encoding : chunked"), "a header line"),
-        (field("X Y: z"), "a header line"),
-        (field("X(Y): z"), "a header line"),
-        (field(": z"), "a header line"),
-        (field("no colon"), "a header line"),
-        // Hosts.
         (right.replacen("Host: hook\r\n", "", 1), "its Host"),
-        (right.replacen("Host: hook", "X-Host: hook", 1), "its Host"),
         (field("Host: hook"), "its Host"),
-        (field("host:"), "its Host"),
-        (field("Host: x").replacen("HTTP/1.1", "HTTP/1.0", 1), "its Host"),
-        // Lengths.
-        (field("Content-Length: five"), "its Content-Length"),
-        (field("Content-Length:"), "its Content-Length"),
         (field("Content-Length: -1"), "its Content-Length"),
-        (field("Content-Length: +0"), "its Content-Length"),
-        (field("Content-Length: 0x0"), "its Content-Length"),
-        (field("Content-Length: 0.0"), "its Content-Length"),
-        (field("Content-Length: 0 0"), "its Content-Length"),
-        (field("Content-Length: 0, 0"), "its Content-Length"),
-        (field("Content-Length: 0\r\nContent-Length: 0"), "its Content-Length"),
         (field("Content-Length: 0\r\ncontent-length: 9"), "its Content-Length"),
+        (field("Expect: nonsense"), "its Expect"),
     ] {
-        host.answers(&request, 400, "malformed request: ", NOT_RUN);
-        host.answers(&request, 400, words, NOT_RUN);
+        host.answers(&request, 400, &format!("malformed request: {what} is not"), NOT_RUN);
     }
-    // What other protocols begin with.
-    for bytes in [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(),
-        b"\x80\x2e\x01\x00\x02",
-        b"\r\n\r\n\x00\r\nQUIT\n",
-        b"EHLO x\n",
-        b"\x05\x01\x00",
-    ] {
-        host.answers(bytes, 400, "malformed request: ", NOT_RUN);
-    }
-    for encoding in ["chunked", "identity", "gzip, chunked", "", "xchunked"] {
-        let request = post(
-            &target,
-            &format!("Transfer-Encoding: {encoding}\r\n{FORM}"),
-            "5\r\nbranch=y\r\n0\r\n\r\n",
-        );
-        host.answers(request, 411, "send a Content-Length", NOT_RUN);
-    }
-    for expectation in ["nonsense", "100-continues", "", "100-continue, nonsense"] {
-        let request = field(&format!("Expect: {expectation}"));
-        let outcome = host.call(Tcp, &request);
-        // RFC 9110 section 10.1.1 has 417 for it, and does not demand it.
-        assert!([400, 417].contains(&outcome.answer.status), "{outcome:?}");
-        assert_eq!(outcome.ended.calls, NOT_RUN);
-    }
+    host.answers(b"\x80\x2e\x01\x00\x02", 400, "malformed request: the byte 0x80", NOT_RUN);
+    let chunked = format!("Transfer-Encoding: chunked\r\n{FORM}");
+    let request = post(&target, &chunked, "5\r\nbranch=y\r\n0\r\n\r\n");
+    host.answers(request, 411, "send a Content-Length", NOT_RUN);
 }
 
 #[test]
@@ -146,27 +72,16 @@ fn takes_heads_and_bodies_of_16_kib_and_no_more() {
     // Nothing more is to be waited for.
     host.answers("x".repeat(max + 1), 431, "the head is over", NOT_RUN);
 
-    let form = |len: usize| format!("branch=x&{}", "y".repeat(len - 9));
-    host.answers(post(DEPLOY, FORM, &form(1024)), 200, "is deployed", RESTART_X);
-    host.answers(post(DEPLOY, FORM, &form(1025)), 200, "is deployed", RESTART_X);
-    host.answers(post(DEPLOY, FORM, &form(max)), 200, "is deployed", RESTART_X);
-    host.answers(
-        post(DEPLOY, FORM, &form(max + 1)),
-        413,
-        "the body is over 16384 bytes\n",
-        NOT_RUN,
-    );
+    let form = |len: usize| post(DEPLOY, FORM, &format!("branch=x&{}", "y".repeat(len - 9)));
+    for len in [1024, 1025, max] {
+        host.answers(form(len), 200, "is deployed", RESTART_X);
+    }
+    host.answers(form(max + 1), 413, "the body is over 16384 bytes\n", NOT_RUN);
     // The answer does not wait for the body.
-    for len in ["16385", "52428800", "4294967296", "18446744073709551615", "18446744073709551616"] {
+    for len in ["16385", &"9".repeat(1000)] {
         let request = post(DEPLOY, &format!("{FORM}\r\nContent-Length: {len}"), "");
         host.answers(request, 413, "the body is over 16384 bytes\n", NOT_RUN);
     }
-    let len = "9".repeat(1000);
-    let request = post(DEPLOY, &format!("{FORM}\r\nContent-Length: {len}"), "");
-    host.answers(request, 413, "the body is over 16384 bytes\n", NOT_RUN);
-    let len = "0".repeat(1000);
-    let request = post(DEPLOY, &format!("{FORM}\r\nContent-Length: {len}8"), "") + "branch=x";
-    host.answers(request, 200, "is deployed", RESTART_X);
 }
 
 #[test]

@@ -8,26 +8,21 @@ use super::harness::*;
 fn lets_in_who_has_a_token_of_the_file() {
     for file in [
         TOKEN.to_owned(),
-        format!("{TOKEN}\n"),
-        format!("{TOKEN}\r\n"),
-        format!("\n\r\n \n{TOKEN}\n\n"),
         format!(" \t{TOKEN} \t\r\n"),
-        format!("{OTHER}\n{TOKEN}\n"),
-        format!("{TOKEN}\r\n{OTHER}\r\n"),
         format!("not a token\n{TOKEN}\n"),
+        format!("{OTHER}\n{TOKEN}\n"),
     ] {
         let host = Host::new().file("credentials/token", &file);
         host.answers(deploy_x(), 200, "is deployed", RESTART_X);
-        let other = deploy_x().replace(TOKEN, OTHER);
         let (status, words, calls) = if file.contains(OTHER) {
             (200, "is deployed", RESTART_X)
         } else {
             (401, "send Authorization", NOT_RUN)
         };
-        host.answers(other, status, words, calls);
-        host.answers(deploy_x().replace(TOKEN, "not a token"), 401, "", NOT_RUN);
-        host.answers(deploy_x().replace(TOKEN, "not"), 401, "", NOT_RUN);
-        host.answers(deploy_x().replace(TOKEN, ""), 401, "", NOT_RUN);
+        host.answers(deploy_x().replace(TOKEN, OTHER), status, words, calls);
+        for wrong in ["not a token", "not", ""] {
+            host.answers(deploy_x().replace(TOKEN, wrong), 401, "", NOT_RUN);
+        }
     }
     let host = Host::new();
     for authorization in [
@@ -50,23 +45,11 @@ fn lets_no_one_else_in_and_tells_them_nothing() {
     for field in [
         "Accept: */*".to_owned(),
         "Authorization:".to_owned(),
-        "Authorization: Bearer".to_owned(),
-        "Authorization: Bearer ".to_owned(),
         "Authorization: Bearer wrong".to_owned(),
-        format!("Authorization: {TOKEN}"),
-        format!("Authorization: Bearer{TOKEN}"),
-        format!("Authorization: Bearer\t{TOKEN}"),
-        format!("Authorization: Bearer \t{TOKEN}"),
         format!("Authorization: Basic {TOKEN}"),
-        format!("Authorization: Token {TOKEN}"),
         format!("Authorization: Bearer {short}"),
-        format!("Authorization: Bearer {TOKEN}="),
         format!("Authorization: Bearer {TOKEN}x"),
-        format!("Authorization: Bearer {TOKEN} x"),
-        format!("Authorization: Bearer {TOKEN},{TOKEN}"),
-        format!("Authorization: Bearer \"{TOKEN}\""),
         format!("Authorization: Bearer {}", TOKEN.to_lowercase()),
-        format!("Authorization: Bearer {TOKEN}{OTHER}"),
         format!("Proxy-Authorization: Bearer {TOKEN}"),
         format!("Cookie: token={TOKEN}"),
     ] {
@@ -117,11 +100,7 @@ fn lets_no_one_in_where_the_host_has_no_token() {
     fs::create_dir(directory.root.join("credentials/token")).expect("a directory");
     for (host, reason) in [
         (tokens(b""), none),
-        (tokens(b"\n \r\n\t\n"), none),
-        (tokens(b"(none)"), none),
-        (tokens(b"=\n==\n"), none),
-        (tokens(b"three whole words\na=b\n\"quoted\"\n# comment\n\xc3\xbc\n"), none),
-        (tokens(b"\xff\n"), none),
+        (tokens(b"three whole words\n==\n(none)\n\xc3\xbc\xff\n"), none),
         (Host::new().without_file("credentials/token"), "cannot read "),
         (directory, "cannot read "),
         (Host::new().unset("CREDENTIALS_DIRECTORY"), "CREDENTIALS_DIRECTORY is not set"),
