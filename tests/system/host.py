@@ -146,9 +146,7 @@ def in_background(made):
 
 def run(*command, **options):
     """A command's outcome; its output is text, both streams in one."""
-    return subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
 
 
 def systemctl(*arguments):
@@ -339,9 +337,7 @@ def push(*tags, command=None, megabytes=0):
     """Pushes a new image to the registry, under each tag."""
     script = Path(__file__).parent.parent / "fixtures/push-image"
     environment = os.environ | {"MEGABYTES": str(megabytes)}
-    subprocess.run(
-        [script, *tags, *(["--", command] if command else [])], check=True, env=environment
-    )
+    subprocess.run([script, *tags, *(["--", command] if command else [])], check=True, env=environment)
 
 
 def container(branch):

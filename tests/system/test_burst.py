@@ -54,9 +54,7 @@ def settled():
 
 
 def test_many_calls_at_once(journal):
-    calls = [
-        calling("tcp", f"/hooks/undeploy-branch?branch=never-{number}") for number in range(MANY)
-    ]
+    calls = [calling("tcp", f"/hooks/undeploy-branch?branch=never-{number}") for number in range(MANY)]
     assert Counter(host.at_once(*calls)) == {200: MANY}
     settled()
     branches = {record.get("BUILDBTW_BRANCH") for record in journal.calls()}
@@ -133,9 +131,7 @@ def test_callers_that_never_finish(journal):
     assert Counter(ends) == {408: 2 * HANGING}
     assert [over_tcp[0], over_unix[0]] == [200, 200]
     durations = [
-        int(record["BUILDBTW_DURATION_MS"])
-        for record in journal.calls()
-        if record["HTTP_STATUS"] == "408"
+        int(record["BUILDBTW_DURATION_MS"]) for record in journal.calls() if record["HTTP_STATUS"] == "408"
     ]
     assert len(durations) == 2 * HANGING
     assert min(durations) >= ARRIVAL_MS
@@ -146,9 +142,7 @@ def test_callers_that_never_finish(journal):
 def test_a_message_that_lacks_its_last_byte():
     message = authorised("/hooks/deploy-branch?branch=feature-x")[:-1]
     start = time.monotonic()
-    answers = host.at_once(
-        lambda: host.exchange("tcp", message), lambda: host.exchange("unix", message)
-    )
+    answers = host.at_once(lambda: host.exchange("tcp", message), lambda: host.exchange("unix", message))
     assert [answer.status for answer in answers] == [408, 408]
     assert {answer.text for answer in answers} == {"no whole request within 10 s\n"}
     assert time.monotonic() - start >= ARRIVAL_MS / 1000

@@ -37,9 +37,7 @@ def test_an_answer_takes_at_most_a_millisecond_more_than_a_constant(tmp_path):
     programs = (EXECUTABLE, CONSTANT)
     # In turn, so that a change in the machine's speed meets both; and the fastest of each, since
     # other work on the machine only ever adds (timeit in Python's library reference).
-    rounds = [
-        [milliseconds_to_answer(each, str(tmp_path)) for each in programs] for _ in range(200)
-    ]
+    rounds = [[milliseconds_to_answer(each, str(tmp_path)) for each in programs] for _ in range(200)]
     hook, constant = (min(each) for each in zip(*rounds, strict=True))
     print(f"hook {hook:.2f} ms, constant {constant:.2f} ms")
     assert hook - constant <= 1.0

@@ -48,9 +48,7 @@ def test_deploy_redeploy_undeploy(transport):
 def test_redeploy_runs_the_newer_image():
     assert deploy("main").status == 200
     before = host.container("main")
-    host.push(
-        "main", command="touch /newer /up; trap 'exit 0' TERM; while :; do sleep 1 & wait; done"
-    )
+    host.push("main", command="touch /newer /up; trap 'exit 0' TERM; while :; do sleep 1 & wait; done")
     assert host.container("main") == before, "a push alone changes nothing"
     assert deploy("main").status == 200
     assert host.container("main")[1] != before[1]

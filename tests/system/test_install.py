@@ -236,9 +236,7 @@ def as_nobody(command, **environment):
                *[f"{name}={value}" for name, value in environment.items()], *command)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("given", "prefix"), [("", "/usr/local"), ("/usr", "/usr"), ("/opt/b", "/opt/b")]
-)
+@pytest.mark.parametrize(("given", "prefix"), [("", "/usr/local"), ("/usr", "/usr"), ("/opt/b", "/opt/b")])
 def test_destdir(given, prefix, tree):
     """As a package is made: by an ordinary user, who leaves the live system alone."""
     destination = tree / "destination"

@@ -226,8 +226,7 @@ def test_life(bare, tmp_path):
         callers() as told,
     ):
         for file in (newer, bare.file, newer, bare.file, newer):
-            seen = len(told)
-            host.until(lambda: len(told) > seen + 4)
+            host.until(lambda seen=len(told): len(told) > seen + 4)
             bare.install(file)
         release()
         assert under_way.result().status == 200

@@ -88,9 +88,7 @@ def without_drop_ins():
 @pytest.mark.usefixtures("without_drop_ins")
 def test_configure():
     run_block("configure")
-    assert "/run/buildbtw-hook.sock" in host.systemctl(
-        "show", "--property=Listen", "buildbtw-hook.socket"
-    )
+    assert "/run/buildbtw-hook.sock" in host.systemctl("show", "--property=Listen", "buildbtw-hook.socket")
     assert host.deploy("feature-x").status == 200
     assert host.undeploy("feature-x").status == 200
     assert host.deploy("feature-y").status == 403
