@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from datetime import date
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -41,8 +42,7 @@ def in_turn(what, kind, rounds, compared):
     """One caller, whose calls go to each server in turn."""
     branch, authorised, status = KINDS[kind]
     calls = {
-        server.name: lambda address=server.address(kind): call(address, branch, authorised, status)
-        for server in compared
+        server.name: partial(call, server.address(kind), branch, authorised, status) for server in compared
     }
     figures.in_turn(what, rounds, calls)
 
@@ -170,7 +170,7 @@ def flood():
     def good_calls(what):
         calls = {}
         for server in [servers.HOOK_NGINX, servers.WEBHOOK_NGINX]:
-            calls[server.name] = lambda address=server.refused: call(address, branch, authorised, status)
+            calls[server.name] = partial(call, server.refused, branch, authorised, status)
         figures.in_turn(what, 10, calls)
 
     async def bad_calls(ended):
