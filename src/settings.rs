@@ -36,11 +36,12 @@ impl Settings {
     ///
     /// Fails where a setting is malformed.
     pub fn from_env() -> Result<Self, Refusal> {
-        let wait = match env::var("BUILDBTW_WAIT_SEC") {
-            Err(_) => WAIT_SEC,
-            Ok(text) => match text.parse() {
-                Ok(seconds) if seconds > 0 => seconds,
+        let wait = match env::var_os("BUILDBTW_WAIT_SEC") {
+            None => WAIT_SEC,
+            Some(text) => match text.to_str().map(str::parse) {
+                Some(Ok(seconds)) if seconds > 0 => seconds,
                 _ => {
+                    let text = text.display();
                     let why = format!("BUILDBTW_WAIT_SEC={text} is not a number of seconds");
                     return Err(Refusal::Fault(why));
                 }

@@ -35,7 +35,7 @@ pub fn tokens(text: &str) -> impl Iterator<Item = Token<'_>> {
 ///
 /// Fails where there is none, and then nobody is let in.
 pub fn load(credentials: Option<&Path>) -> Result<String, Refusal> {
-    let unusable = |why: String| Refusal::NoUsableToken(why);
+    let unusable = Refusal::NoUsableToken;
     let file = credentials
         .ok_or("CREDENTIALS_DIRECTORY is not set: the service needs LoadCredential=token:FILE")
         .map_err(|why| unusable(why.to_owned()))?

@@ -266,6 +266,11 @@ fn no_outcome_is_an_answer_too() {
     });
     let host = host.set("BUILDBTW_ORDERS", newer.to_str().expect("a path"));
     host.answers(deploy_x(), 500, "ask again tomorrow\n", NOT_RUN);
-    let host = Host::new().set("BUILDBTW_WAIT_SEC", "soon");
-    host.answers(deploy_x(), 500, FAULT, NOT_RUN);
+    for wait in ["soon", "0", "-1", ""] {
+        let host = Host::new().set("BUILDBTW_WAIT_SEC", wait);
+        let outcome = host.call(Unix, deploy_x());
+        outcome.is(500, FAULT, NOT_RUN, wait);
+        let why = format!("BUILDBTW_WAIT_SEC={wait} is not a number of seconds");
+        assert!(outcome.ended.record.contains(&why), "{outcome:?}");
+    }
 }
