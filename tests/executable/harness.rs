@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use crate::wire::Transport::{self, Tcp, Unix};
-pub use crate::wire::{Answer, OTHER, TOKEN, no_token_in};
+pub use crate::wire::{Answer, OTHER, TOKEN};
 
 pub const EXE: &str = env!("CARGO_BIN_EXE_buildbtw-hook");
 pub const ROOT_SIDE: &str = env!("CARGO_BIN_EXE_buildbtw-systemctl");
@@ -338,7 +338,10 @@ impl Call<'_> {
         if let Err(error) = self.client.read_to_end(&mut bytes) {
             panic!("{error} after {:?}", String::from_utf8_lossy(&bytes));
         }
-        Answer::parse(&bytes, self.head_only).unwrap_or_else(|fault| panic!("{fault}"))
+        let answer =
+            Answer::parse(&bytes, self.head_only).unwrap_or_else(|fault| panic!("{fault}"));
+        no_token_in(&String::from_utf8_lossy(&bytes));
+        answer
     }
 
     /// Reads the answer to its end, and goes.
@@ -472,4 +475,11 @@ pub fn with_head_of(len: usize) -> String {
         authorized(&format!("GET {DEPLOY}?branch=x HTTP/1.1"), &[&pad], "")
     };
     padded(len - padded(0).len())
+}
+
+#[track_caller]
+pub fn no_token_in(text: &str) {
+    for token in [TOKEN, OTHER] {
+        assert!(!text.contains(token), "a token in {text}");
+    }
 }

@@ -50,7 +50,6 @@ impl Answer {
     /// Every answer has this form.
     pub fn parse(bytes: &[u8], head_only: bool) -> Result<Self, String> {
         let answer = std::str::from_utf8(bytes).map_err(|error| format!("{error}: {bytes:?}"))?;
-        no_token_in(answer);
         let parsed = Self::split(answer).ok_or_else(|| format!("not an answer: {answer:?}"))?;
         let len = if head_only { None } else { Some(parsed.text.len().to_string()) };
         let told = parsed.header("content-length").filter(|told| *told != "0");
@@ -94,12 +93,5 @@ impl Answer {
         let value = values.next().map(|(_, value)| value.as_str());
         assert!(values.next().is_none(), "two of {name}: {self:?}");
         value
-    }
-}
-
-#[track_caller]
-pub fn no_token_in(text: &str) {
-    for token in [TOKEN, OTHER] {
-        assert!(!text.contains(token), "a token in {text}");
     }
 }
