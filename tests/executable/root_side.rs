@@ -350,16 +350,14 @@ fn an_undeployment_stands_whatever_ends_after_it() {
 #[test]
 fn it_is_not_run_by_hand() {
     let host = Host::new();
-    for (arguments, status, words) in [
-        (&["--version"][..], 0, concat!("buildbtw-systemctl ", env!("CARGO_PKG_VERSION"))),
-        (&["--help"], 0, "carries out one order of buildbtw-hook"),
-        (&[], 2, "stdin is not a connection"),
-        (&["deploy"], 2, "it takes no argument \"deploy\""),
+    for (arguments, words) in [
+        (&[][..], "stdin is not a connection"),
+        (&["--help"], "carries out one order of buildbtw-hook"),
+        (&["deploy"], "it takes no argument \"deploy\""),
     ] {
         let output = host.run_as(ROOT_SIDE, arguments);
-        assert_eq!(output.status.code(), Some(status), "{output:?}");
-        let text = [output.stdout, output.stderr].concat();
-        assert!(String::from_utf8_lossy(&text).contains(words), "{words}");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{words}");
         assert_eq!(host.take_calls(), NOT_RUN);
     }
 }

@@ -8,8 +8,6 @@
 //! something failed: `systemctl.rs` has every command. No shell, no network, nothing else.
 //!
 //! order → running (a mark) → notes (what the next boot starts) → systemctl → outcome.
-//!
-//! With `--restore` it starts what was deployed before a reboot.
 
 mod notes;
 mod running;
@@ -42,24 +40,14 @@ const RUNTIME: &str = "/run/buildbtw-systemctl";
 const ARRIVAL: Duration = Duration::from_secs(10);
 const USAGE: &str = "\
 buildbtw-systemctl carries out one order of buildbtw-hook, on a connection that systemd accepted.
-buildbtw-systemctl.socket starts it; there is nothing to run by hand.
-
-Options: --help, --version, and --restore, which starts the branches that were deployed and is
-run by buildbtw-hook-restore.service at boot.
+buildbtw-systemctl.socket starts it; with --restore buildbtw-hook-restore.service starts what was
+deployed before a reboot. There is nothing to run by hand.
 ";
 
 fn main() -> ExitCode {
     match env::args_os().nth(1) {
         None => serve(),
         Some(argument) if argument == "--restore" => restore_all(),
-        Some(argument) if argument == "--help" => {
-            print!("{USAGE}");
-            ExitCode::SUCCESS
-        }
-        Some(argument) if argument == "--version" => {
-            println!("buildbtw-systemctl {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
-        }
         Some(argument) => {
             misused(&format!("it takes no argument {}", quote(&argument.to_string_lossy())))
         }
@@ -95,8 +83,7 @@ fn serve() -> ExitCode {
 /// Starts what was deployed before a reboot.
 fn restore_all() -> ExitCode {
     journal::open("buildbtw-systemctl");
-    let restored = Host::from_env().and_then(|host| restore(&host.state, &host.runtime));
-    match restored {
+    match Host::from_env().and_then(|host| restore(&host.state, &host.runtime)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("not everything is restored: {error}");
@@ -190,24 +177,22 @@ impl Host {
             return tell(peer, &self.status(branch));
         }
         let was_noted = is_noted(&self.state, branch);
-        let (mut accepted, mut is_alone) = (false, false);
-        let outcome = self.accept(order).and_then(|running| {
-            if order.respond_async {
-                let text = format!(
-                    "{} of branch {branch} is accepted; branch-status tells the outcome",
-                    order.verb.as_str()
-                );
-                tell(peer, &Outcome::new(Kind::Accepted, text));
-                accepted = true;
-            }
-            let outcome = match order.verb {
-                Verb::Undeploy => self.undeploy(branch),
-                _ => self.deploy(branch, &running),
-            };
-            // Before the answer, so that a status that is asked for after it sees what it says.
-            is_alone = running.end(order, outcome.as_ref().err());
-            outcome
-        });
+        let running = match self.accept(order) {
+            Ok(running) => running,
+            Err(refusal) => return tell(peer, &refusal),
+        };
+        if order.respond_async {
+            let verb = order.verb.as_str();
+            let text =
+                format!("{verb} of branch {branch} is accepted; branch-status tells the outcome");
+            tell(peer, &Outcome::new(Kind::Accepted, text));
+        }
+        let outcome = match order.verb {
+            Verb::Undeploy => self.undeploy(branch),
+            _ => self.deploy(branch, &running),
+        };
+        // Before the answer, so that a status that is asked for after it sees what it says.
+        let is_alone = running.end(order, outcome.as_ref().err());
         match outcome {
             Ok(outcome) => {
                 tell(peer, &outcome);
@@ -216,7 +201,9 @@ impl Host {
                     return;
                 }
             }
-            Err(failure) if accepted => report(failure.kind, Some(branch), &failure.text),
+            Err(failure) if order.respond_async => {
+                report(failure.kind, Some(branch), &failure.text);
+            }
             Err(failure) => tell(peer, &failure),
         }
         if let Err(error) = note_the_truth(&self.state, order, was_noted) {
@@ -228,8 +215,10 @@ impl Host {
     /// Marks the branch as being worked on, and notes what is asked for, so that a boot in the midst
     /// of it does that.
     fn accept(&self, order: &Order) -> Result<Running, Outcome> {
-        if order.respond_async {
-            exists(&order.branch)?;
+        let unit = order.branch.unit();
+        // Whoever does not wait is told at least this.
+        if order.respond_async && show(&unit).is_ok_and(|known| known.load == "not-found") {
+            return Err(Outcome::new(Kind::NoTemplate, format!("Unit {unit} not found.")));
         }
         let running = Running::begin(&self.runtime, order)
             .map_err(|error| not_done("cannot mark the branch as being worked on", &error))?;
@@ -346,11 +335,8 @@ impl Host {
             if known.active != "inactive" {
                 let _ = write!(text, "\n{known}");
             }
-            let _ = write!(
-                text,
-                "{rest}{}",
-                last_lines(self.log_lines, &job.failed_invocation(&known))
-            );
+            let lines = last_lines(self.log_lines, &job.failed_invocation(&known));
+            let _ = write!(text, "{rest}{lines}");
         }
         Outcome::new(kind, text)
     }
@@ -359,15 +345,4 @@ impl Host {
 /// The outcome where something on this host is in the way.
 fn not_done(what: &str, error: &io::Error) -> Outcome {
     Outcome::new(Kind::Failed, format!("nothing is done: {what}: {error}"))
-}
-
-/// Refuses a branch for which there is no template.
-fn exists(branch: &Branch) -> Result<(), Outcome> {
-    let unit = branch.unit();
-    match show(&unit) {
-        Ok(known) if known.load == "not-found" => {
-            Err(Outcome::new(Kind::NoTemplate, format!("Unit {unit} not found.")))
-        }
-        _ => Ok(()),
-    }
 }
