@@ -204,8 +204,10 @@ def review_host():
     yield {"HOST": "https://buildbtw.dev.archlinux.org", "CURL_CA_BUNDLE": "/run/review-host.crt"}
     host.systemctl("stop", "nginx.service")
     host.TEMPLATE.write_bytes(template)
-    for file in ("nginx/conf.d/buildbtw.conf", "systemd/system/buildbtw-pull@.service"):
-        Path("/etc", file).unlink()
+    Path("/etc/nginx/conf.d/buildbtw.conf").unlink()
+    shutil.rmtree("/etc/systemd/system/buildbtw@.socket.d")
+    for unit in ("buildbtw@.socket", "buildbtw-failed@.target", "buildbtw-pull@.service", "buildbtw.slice"):
+        Path("/etc/systemd/system", unit).unlink()
     host.systemctl("daemon-reload")
 
 
