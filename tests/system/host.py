@@ -333,11 +333,12 @@ def shipped(*names):
     return {Path(f"/etc/systemd/system/{name}"): Path(f"/src/systemd/{name}").read_text() for name in names}
 
 
-def push(*tags, command=None, megabytes=0):
-    """Pushes a new image to the registry, under each tag."""
-    script = Path(__file__).parent.parent / "fixtures/push-image"
-    environment = os.environ | {"MEGABYTES": str(megabytes)}
-    subprocess.run([script, *tags, *(["--", command] if command else [])], check=True, env=environment)
+def push(*tags, backend=None, command=None, megabytes=0):
+    """Pushes a new image to the registry, under each tag; of a version of buildbtw's stand-in, or none."""
+    options = {"backend": backend, "command": command, "megabytes": megabytes}
+    given = [f"--{name}={value}" for name, value in options.items() if value]
+    pushed = run("/src/tests/fixtures/push-image", *given, *tags)
+    assert pushed.returncode == 0, pushed.stdout
 
 
 def container(branch):

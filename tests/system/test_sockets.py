@@ -36,10 +36,9 @@ def quadlet(nginx):
         yield
 
 
-def push(version, *command, branch=BRANCH):
+def push(version, command=None, branch=BRANCH):
     """Puts the stand-in for buildbtw into the registry, as a version, or a command in its place."""
-    pushed = host.run("/src/tests/hosts/push-image", "/src/target/backend", branch, version, *command)
-    assert pushed.returncode == 0, pushed.stdout
+    host.push(branch, backend=version, command=command)
 
 
 class Visit(NamedTuple):

@@ -1,0 +1,278 @@
+"""A bare host, the playbook that sets it up, and what its clients and operators see of it."""
+
+import os
+import re
+import secrets
+import select
+import shlex
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+REPO = Path(__file__).resolve().parents[2]
+ENTER = REPO / "tests/hosts/enter"
+VAULT = "group_vars/all/vault_buildbtw.yml"
+
+NAMES = {
+    "dev": "buildbtw.dev.archlinux.org",
+    "staging": "buildbtw.staging.archlinux.org",
+    "production": "buildbtw.archlinux.org",
+}
+
+MACHINE_VARIABLES = f"""\
+ansible_python_interpreter: /usr/bin/python3
+ansible_ssh_executable: {ENTER}
+ansible_ssh_pipelining: true
+ansible_ssh_transfer_method: piped
+buildbtw_image: localhost:5000/archlinux/buildbtw/backend
+"""
+
+
+def pytest_sessionstart(session):
+    """The machine's root and Ansible are there by then."""
+    if "MACHINE_ROOT" not in os.environ:
+        pytest.exit("run these by tests/hosts/run", returncode=2)
+
+
+class Answer(NamedTuple):
+    """What a client was told."""
+
+    status: int
+    text: str
+
+
+def document(name):
+    """The lines of a block of ansible/README.md, one that opens with ```sh NAME."""
+    text = (REPO / "ansible/README.md").read_text()
+    return re.search(rf"^```sh {name}\n(.*?)^```$", text, re.M | re.S)[1].splitlines()
+
+
+class Host:
+    """One of the inventory's hosts, as a machine."""
+
+    def __init__(self, stage):
+        self.stage, self.name = stage, NAMES[stage]
+        self.directory = Path(os.environ["WORK"], f"host.{stage}")
+        for part in ("changes", "overlay", "root", "containers"):
+            (self.directory / part).mkdir(parents=True)
+        layers = f"upperdir={self.directory}/changes,workdir={self.directory}/overlay"
+        self._mount("overlay", f"lowerdir={os.environ['MACHINE_ROOT']},{layers}", "root")
+        # Small, so that it can be filled.
+        self._mount("tmpfs", "size=256m", "containers")
+        self._certificate()
+        with open(self.directory / "root/etc/hosts", "a") as hosts:
+            hosts.write(f"127.0.0.1 {self.name}\n")
+        self._control_host()
+
+    def _mount(self, kind, options, part):
+        subprocess.run(["mount", "-t", kind, kind, "-o", options, self.directory / part], check=True)
+
+    def _certificate(self):
+        """The one that operators would have put there."""
+        self.certificate = f"/etc/letsencrypt/live/{self.name}/fullchain.pem"
+        file = Path(f"{self.directory}/root{self.certificate}")
+        file.parent.mkdir(parents=True)
+        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split()
+        command += ["-subj", f"/CN={self.name}", "-addext", f"subjectAltName=DNS:{self.name},DNS:*.{self.name}"]
+        command += ["-out", file, "-keyout", file.with_name("privkey.pem")]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def _control_host(self):
+        """A copy of what the playbook is made of, since operators edit it."""
+        for part in ("ansible", "systemd"):
+            shutil.copytree(REPO / part, self.directory / part)
+        release = "target/release"
+        (self.directory / release).mkdir(parents=True)
+        for name in ("buildbtw-hook", "buildbtw-systemctl"):
+            shutil.copy(REPO / release / name, self.directory / release)
+        self.ansible = self.directory / "ansible"
+        (self.ansible / "group_vars/all/machine.yml").write_text(MACHINE_VARIABLES)
+
+    # --- Power
+
+    def boot(self):
+        bind = f"--bind={self.directory}/containers:/var/lib/containers"
+        self._machine = subprocess.Popen(
+            [REPO / "tests/hosts/boot", self.directory / "root", bind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl-C is pytest's.
+            start_new_session=True,
+        )
+        self._leader = self._machine.stdout.readline().strip()
+        assert self._leader, "the machine did not boot"
+
+    def power_off(self):
+        """At once, as when the power fails."""
+        self._machine.communicate()
+
+    def reboot(self):
+        leader = os.pidfd_open(int(self._leader))
+        self.run("systemctl", "reboot")
+        select.select([leader], [], [], 60)
+        os.close(leader)
+        self.power_off()
+        self.boot()
+
+    # --- On the host
+
+    def run(self, *command, **options):
+        """A command's outcome on the host."""
+        environment = os.environ | {"MACHINE_LEADER": self._leader}
+        return subprocess.run(
+            [ENTER, shlex.join(command)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,
+        )
+
+    def shell(self, line):
+        """What a line of shell prints; it must succeed."""
+        result = self.run("bash", "-euo", "pipefail", "-c", line)
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    def state(self):
+        """`running`, or `degraded` where a unit has failed."""
+        return self.run("systemctl", "is-system-running").stdout.strip()
+
+    def active(self):
+        """The branches whose unit is active."""
+        listed = self.shell("systemctl list-units --state=active --plain --no-legend 'buildbtw@*.service'")
+        return [re.match(r"buildbtw@(.+)\.service ", line)[1] for line in listed.splitlines()]
+
+    def starts(self, branch):
+        """Waits until a branch is active, as after a boot."""
+        self.shell(f"timeout 30 bash -c 'until systemctl is-active --quiet buildbtw@{branch}; do sleep 0.2; done'")
+
+    def push(self, tag, version="v1", command=None):
+        """A new image of the tag, into the host's registry."""
+        instead = [] if command is None else ["--command", command]
+        pushed = self.run("/src/tests/fixtures/push-image", "--backend", version, *instead, tag)
+        assert pushed.returncode == 0, pushed.stdout
+
+    # --- Its operators
+
+    def on_control_host(self, *command):
+        """A command's outcome in the operators' ansible/."""
+        environment = {"ANSIBLE_HOME": f"{self.directory}/.ansible", "ANSIBLE_NOCOLOR": "1"}
+        return subprocess.run(
+            command,
+            cwd=self.ansible,
+            env=os.environ | environment | {"MACHINE_LEADER": self._leader},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def own_vault(self):
+        """The operators' own, in place of the example."""
+        keys = ["dev_deploy_token", "staging_deploy_token"]
+        keys += [f"{stage}_cookie_encryption_key" for stage in NAMES]
+        lines = [f"vault_buildbtw_{key}: {secrets.token_hex(32)}\n" for key in keys]
+        (self.ansible / VAULT).write_text("".join(lines))
+        assert self.on_control_host("ansible-vault", "encrypt", VAULT).returncode == 0
+
+    def secret(self, key):
+        """A value of the vault."""
+        key = f"vault_buildbtw_{self.stage}_{key}"
+        got = self.on_control_host("misc/get_key.py", VAULT, key)
+        assert got.returncode == 0, got.stdout
+        return got.stdout.strip()
+
+    @cached_property
+    def token(self):
+        return self.secret("deploy_token")
+
+    def play(self, *options):
+        """The playbook's counts on this host; its output is shown with a test that fails."""
+        command = document("hosts")[-1].split()
+        self.played = self.on_control_host(*command, "-l", self.name, *options).stdout
+        print(self.played)
+        recap = re.search(rf"^{self.name} .*:(.*)", self.played, re.M)[1]
+        return {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", recap)}
+
+    def set_up(self):
+        """The playbook, which changes nothing when it is run again."""
+        assert self.play()["failed"] == 0
+        again = self.play()
+        assert (again["changed"], again["failed"]) == (0, 0)
+
+    # --- Its clients
+
+    def curl(self, *options):
+        """What curl is told on the host, by its names and through nginx."""
+        command = ["curl", "-sS", "--cacert", self.certificate, "--write-out", "\n%{http_code}"]
+        command += ["--resolve", "*:443:127.0.0.1", "--resolve", "*:80:127.0.0.1"]
+        text, _, status = self.run(*command, *options).stdout.rpartition("\n")
+        return Answer(int(status), text)
+
+    def get(self, url, *options):
+        """The answer to a URL, in which HOST is this host's name."""
+        return self.curl(url.replace("HOST", self.name), *options)
+
+    def call(self, hook, branch):
+        """The answer to a call of a hook, with this host's token."""
+        bearer = f"Authorization: Bearer {self.token}"
+        return self.get(f"https://HOST/hooks/{hook}?branch={branch}", "-H", bearer)
+
+    def deploy(self, branch):
+        return self.call("deploy-branch", branch)
+
+    def undeploy(self, branch):
+        return self.call("undeploy-branch", branch)
+
+    def run_version(self, branch, version="v1"):
+        """Has a branch run a version."""
+        self.push(branch, version)
+        assert_told(self.deploy(branch), 200, "is deployed")
+
+    def ci_job(self, job, branch="feature-x"):
+        """What a job of ansible/gitlab-ci.yml prints, run as a runner runs it."""
+        ci = yaml.safe_load((REPO / "ansible/gitlab-ci.yml").read_text())
+        variables = ci["variables"] | {
+            "CI_COMMIT_REF_SLUG": branch,
+            "CURL_CA_BUNDLE": self.certificate,
+            "DEV_DEPLOY_TOKEN": self.token,
+            "STAGING_DEPLOY_TOKEN": self.token,
+        }
+        settings = [f"{name}={value}" for name, value in variables.items()]
+        return self.run("env", *settings, "bash", "-euc", "\n".join(ci[job]["script"])).stdout
+
+
+def assert_told(answer, status, words=""):
+    assert answer.status == status and words in answer.text, answer
+
+
+def at_once(call, arguments):
+    """The results of calls made at the same time."""
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(call, arguments))
+
+
+@pytest.fixture(scope="module")
+def bare_host(request):
+    """The host of the module's STAGE before the playbook ran, with its IMAGES in the registry."""
+    host = Host(request.module.STAGE)
+    host.boot()
+    for tag, version in request.module.IMAGES.items():
+        host.push(tag, version)
+    yield host
+    host.power_off()
+
+
+@pytest.fixture(scope="module")
+def host(bare_host):
+    """The module's host, set up."""
+    bare_host.own_vault()
+    bare_host.set_up()
+    return bare_host

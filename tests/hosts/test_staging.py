@@ -1,0 +1,28 @@
+"""Staging runs one branch, `main`, which CI deploys or an operator by hand."""
+
+from conftest import assert_told, document
+
+STAGE = "staging"
+IMAGES = {"main": "v1", "feature-x": "v1"}
+
+
+def test_only_main_is_deployed(host):
+    assert_told(host.deploy("feature-x"), 403, "main")
+    assert_told(host.get("https://HOST/"), 502, "Bad Gateway")
+    assert "main is deployed" in host.ci_job("deploy-staging")
+    assert_told(host.get("https://HOST/"), 200, f"version v1 at https://{host.name},")
+    assert host.active() == ["main"]
+
+
+def test_a_deployment_by_hand(host):
+    """The operators' line out of ansible/README.md, but for its curl, which is the host's."""
+    (line,) = document("redeploy")
+    expanded = host.on_control_host("bash", "-euc", f"printf '%s\n' {line.removeprefix('curl ')}").stdout
+    assert_told(host.curl(*expanded.splitlines()), 200, "is deployed")
+
+
+def test_it_becomes_a_production_host(host):
+    assert host.play("-e", "buildbtw_stage=production", "-e", "buildbtw_image_tag=main")["failed"] == 0
+    assert_told(host.deploy("main"), 404, "nothing is deployed by HTTP")
+    assert host.shell("systemctl list-unit-files --no-legend 'buildbtw-hook*' || true") == ""
+    assert host.run("test", "-e", "/etc/buildbtw-hook").returncode == 1
