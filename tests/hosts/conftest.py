@@ -78,10 +78,10 @@ class Host:
         self.certificate = f"/etc/letsencrypt/live/{self.name}/fullchain.pem"
         file = Path(f"{self.directory}/root{self.certificate}")
         file.parent.mkdir(parents=True)
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split()
-        command += ["-subj", f"/CN={self.name}", "-addext", f"subjectAltName=DNS:{self.name},DNS:*.{self.name}"]
-        command += ["-out", file, "-keyout", file.with_name("privkey.pem")]
-        subprocess.run(command, check=True, capture_output=True)
+        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+        command += f" -subj /CN={self.name} -addext subjectAltName=DNS:{self.name},DNS:*.{self.name}"
+        command += f" -out {file} -keyout {file.with_name('privkey.pem')}"
+        subprocess.run(command.split(), check=True, capture_output=True)
 
     def _control_host(self):
         """A copy of what the playbook is made of, since operators edit it."""
@@ -152,7 +152,8 @@ class Host:
 
     def starts(self, branch):
         """Waits until a branch is active, as after a boot."""
-        self.shell(f"timeout 30 bash -c 'until systemctl is-active --quiet buildbtw@{branch}; do sleep 0.2; done'")
+        waiting = f"until systemctl is-active --quiet buildbtw@{branch}; do sleep 0.2; done"
+        self.shell(f"timeout 30 bash -c '{waiting}'")
 
     def push(self, tag, version="v1", command=None):
         """A new image of the tag, into the host's registry."""
@@ -250,7 +251,8 @@ class Host:
 
 
 def assert_told(answer, status, words=""):
-    assert answer.status == status and words in answer.text, answer
+    assert answer.status == status, answer
+    assert words in answer.text
 
 
 def at_once(call, arguments):

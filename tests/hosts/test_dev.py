@@ -1,5 +1,7 @@
 """The host of review apps: any branch, deployed by a hook and seen through nginx."""
 
+import re
+
 import pytest
 
 from conftest import assert_told, at_once
@@ -68,7 +70,7 @@ def test_what_a_client_claims_to_be_is_not_believed(host):
     assert_told(host.get("https://visited.HOST/", *claim), 200, "X-Real-IP: 127.0.0.1")
     assert_told(host.get("https://HOST/hooks/deploy-branch", *claim), 401, "Bearer")
     record = host.shell("journalctl -t buildbtw-hook -n 1")
-    assert "401 " in record and " for 127.0.0.1" in record
+    assert re.search("401 .* for 127.0.0.1", record)
 
 
 def test_the_jobs_of_gitlab(host):
@@ -104,9 +106,11 @@ def test_ten_branches_at_once(host):
 
 def test_a_hundred_calls_at_once(host):
     """What waits in nginx is given up after a while, the rest is told so."""
-    command = ["curl", "-sko", "/dev/null", "--resolve", "*:443:127.0.0.1", "--max-time", "3"]
-    command += ["--write-out", "%{http_code}\\n", "--parallel", "--parallel-immediate", "--parallel-max", "100"]
-    assert "429" in host.run(*command, f"https://{host.name}/hooks/deploy-branch?[1-100]").stdout
+    command = "curl -sko /dev/null --resolve *:443:127.0.0.1 --max-time 3 --write-out %{http_code}\\n"
+    command += (
+        f" --parallel --parallel-immediate --parallel-max 100 https://{host.name}/hooks/deploy-branch?[1-100]"
+    )
+    assert "429" in host.run(*command.split()).stdout
 
 
 # --- Failures
@@ -165,7 +169,7 @@ def test_a_reboot_brings_back_what_was_deployed(host):
         host.run_version(branch)
     assert_told(host.undeploy("away"), 200)
     deployed = set(host.active())
-    assert {"well", "breaks"} <= deployed and "away" not in deployed
+    assert deployed & {"well", "breaks", "away"} == {"well", "breaks"}
     # What was pulled last is broken, and only a boot starts it.
     host.push("breaks", command="exit 3")
     host.shell("systemctl start buildbtw-pull@breaks")

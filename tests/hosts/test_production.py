@@ -18,7 +18,8 @@ def test_the_version_of_its_variables_runs(host):
 
 
 def test_there_is_no_hook(host):
-    assert_told(host.get("https://HOST/hooks/deploy-branch?branch=v1.2.3"), 404, "nothing is deployed by HTTP")
+    told = host.get("https://HOST/hooks/deploy-branch?branch=v1.2.3")
+    assert_told(told, 404, "nothing is deployed by HTTP")
     assert host.shell("systemctl list-unit-files --no-legend 'buildbtw-hook*' || true") == ""
 
 

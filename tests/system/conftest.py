@@ -78,6 +78,8 @@ def feature_x():
 def nginx():
     """nginx before the hook, with a pool of connections that it would keep, and as ansible has it."""
     Path("/run/nginx-tokens").write_text(f'"Bearer {host.token()}" 1;\n')
+    role = host.run("/src/tests/fixtures/nginx-configuration", "test", "", "", "8081")
+    Path("/run/nginx-role.conf").write_text(role.stdout)
     with subprocess.Popen(["nginx", "-c", Path("/src/tests/fixtures/nginx.conf")]) as process:
         host.until(lambda: host.run("curl", "--silent", "http://127.0.0.1:8081").returncode == 0)
         yield

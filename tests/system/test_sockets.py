@@ -52,7 +52,7 @@ class Visit(NamedTuple):
 def visit(branch=BRANCH):
     """One visit of a branch."""
     begin = time.monotonic()
-    connection = http.client.HTTPConnection("127.0.0.1", 8083, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", 8081, timeout=60)
     connection.request("GET", "/", headers={"Host": f"{branch}.test"})
     answer = connection.getresponse()
     text = answer.read().decode()
