@@ -85,6 +85,11 @@ class Host:
 
     def _control_host(self):
         """A copy of what the playbook is made of, since operators edit it."""
+        self.environment = {
+            "ANSIBLE_HOME": f"{self.directory}/.ansible",
+            "ANSIBLE_NOCOLOR": "1",
+            "HOME": str(self.directory),
+        }
         for part in ("ansible", "systemd"):
             shutil.copytree(REPO / part, self.directory / part)
         release = "target/release"
@@ -165,11 +170,10 @@ class Host:
 
     def on_control_host(self, *command):
         """A command's outcome in the operators' ansible/."""
-        environment = {"ANSIBLE_HOME": f"{self.directory}/.ansible", "ANSIBLE_NOCOLOR": "1"}
         return subprocess.run(
             command,
             cwd=self.ansible,
-            env=os.environ | environment | {"MACHINE_LEADER": self._leader},
+            env=os.environ | self.environment | {"MACHINE_LEADER": self._leader},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -177,6 +181,9 @@ class Host:
 
     def own_vault(self):
         """The operators' own, in place of the example."""
+        made = self.on_control_host("bash", "-euc", "\n".join(document("vault")))
+        assert made.returncode == 0, made.stdout
+        self.environment["ANSIBLE_VAULT_PASSWORD_FILE"] = f"{self.directory}/.buildbtw_vault_password"
         keys = ["dev_deploy_token", "staging_deploy_token"]
         keys += [f"{stage}_cookie_encryption_key" for stage in NAMES]
         lines = [f"vault_buildbtw_{key}: {secrets.token_hex(32)}\n" for key in keys]
@@ -243,8 +250,7 @@ class Host:
         variables = ci["variables"] | {
             "CI_COMMIT_REF_SLUG": branch,
             "CURL_CA_BUNDLE": self.certificate,
-            "DEV_DEPLOY_TOKEN": self.token,
-            "STAGING_DEPLOY_TOKEN": self.token,
+            "DEPLOY_TOKEN": self.token,
         }
         settings = [f"{name}={value}" for name, value in variables.items()]
         return self.run("env", *settings, "bash", "-euc", "\n".join(ci[job]["script"])).stdout

@@ -15,7 +15,7 @@ IMAGES = {}
 
 def test_the_example_vault_lets_no_one_in(bare_host):
     assert bare_host.play("--check")["failed"] == 1
-    assert "is no token of 32" in bare_host.played
+    assert "password is the example's" in bare_host.played
 
 
 def test_a_check_changes_nothing(bare_host):
@@ -38,6 +38,7 @@ def test_systemd_finds_no_fault_in_the_units(host):
     ("status", "words", "url", "options"),
     [
         (301, "", "http://feature-x.HOST/", []),
+        (403, "has to be replaced", "http://HOST/hooks/deploy-branch?branch=feature-x", ["-L"]),
         (200, "at https://BRANCH.HOST", "https://HOST/", []),
         (404, "no branch runs at", "https://feature-x.HOST/", []),
         (404, "no branch runs at", "https://feature_x.HOST/", []),
