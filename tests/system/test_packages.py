@@ -159,6 +159,12 @@ def bare(package):
     return package
 
 
+def more_answers(told, count):
+    """Waits for so many more answers to callers."""
+    seen = len(told)
+    host.until(lambda: len(told) > seen + count)
+
+
 @contextlib.contextmanager
 def callers():
     """Callers who come one after another on both addresses; the body gets what they were told."""
@@ -226,8 +232,7 @@ def test_life(bare, tmp_path):
         callers() as told,
     ):
         for file in (newer, bare.file, newer):
-            seen = len(told)
-            host.until(lambda: len(told) > seen + 4)
+            more_answers(told, 4)
             bare.install(file)
         release()
         assert under_way.result().status == 200
@@ -278,11 +283,9 @@ def test_from_systemd_install_and_back(package):
         refused = run("env", "PREFIX=/usr", INSTALL, "--uninstall")
         assert refused.returncode == 1
         assert "remove the package" in refused.stdout
-        seen = len(told)
-        host.until(lambda: len(told) > seen + 8)
+        more_answers(told, 8)
         succeed(INSTALL, "--uninstall")
-        seen = len(told)
-        host.until(lambda: len(told) > seen + 8)
+        more_answers(told, 8)
     assert set(told) == {200}, [each for each in told if each != 200]
     assert [host.unit(unit, "InvocationID") for unit in UNITS] == sockets
     for unit in UNITS:
