@@ -158,7 +158,9 @@ def test_the_disk_is_full(host):
 
 
 def test_a_container_that_ignores_term_is_killed(host):
-    host.push("stubborn", command="trap '' TERM; /backend \"$@\" & while :; do sleep 1; done")
+    # The socket is for the process that LISTEN_PID names (sd_listen_fds(3)).
+    backend = 'sh -c \'LISTEN_PID=$$ exec /backend "$@"\' sh "$@"'
+    host.push("stubborn", command=f"trap '' TERM; {backend} & while :; do sleep 1; done")
     assert_told(host.deploy("stubborn"), 200, "is deployed")
     assert_told(host.undeploy("stubborn"), 200, "is not deployed any more")
     assert "resorting to SIGKILL" in host.shell("journalctl -u buildbtw@stubborn")
