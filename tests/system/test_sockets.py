@@ -363,3 +363,19 @@ def test_a_deployment_waits_for_the_images_to_be_looked_through(prune):
             gate.touch()
             assert deployment.result().status == 200
     gate.unlink()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ln -s ../buildbtw-hook.sock /run/buildbtw/x && /bin/busybox mv /run/buildbtw/x /run/buildbtw/http.sock",
+        "mv /run/buildbtw/http.sock /run/buildbtw/other.sock",
+        "rm /run/buildbtw/http.sock",
+    ],
+)
+def test_a_container_cannot_put_anything_in_the_place_of_its_socket(command):
+    assert deploy(BRANCH).status == 200
+    tried = host.run("podman", "exec", f"buildbtw-{BRANCH}", "/bin/sh", "-c", f"/bin/busybox {command}")
+    assert tried.returncode != 0
+    assert "resource busy" in tried.stdout
+    assert visit().text.startswith("version v1")
