@@ -18,11 +18,14 @@ import yaml
 REPO = Path(__file__).resolve().parents[2]
 ENTER = REPO / "tests/hosts/enter"
 VAULT = "group_vars/all/vault_buildbtw.yml"
+KEYS = ["dev_deploy_token", "staging_deploy_token"]
+KEYS += [f"{stage}_cookie_encryption_key" for stage in ("dev", "staging", "production")]
 
 NAMES = {
     "dev": "buildbtw.dev.archlinux.org",
     "staging": "buildbtw.staging.archlinux.org",
     "production": "buildbtw.archlinux.org",
+    "builders": "buildbtw.archlinux.builders",
 }
 
 MACHINE_VARIABLES = f"""\
@@ -168,43 +171,48 @@ class Host:
 
     # --- Its operators
 
-    def on_control_host(self, *command):
-        """A command's outcome in the operators' ansible/."""
-        return subprocess.run(
+    def control_host_process(self, *command):
+        """A command that runs in the operators' ansible/."""
+        return subprocess.Popen(
             command,
             cwd=self.ansible,
             env=os.environ | self.environment | {"MACHINE_LEADER": self._leader},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
-    def own_vault(self):
+    def on_control_host(self, *command):
+        """What a command prints there; it must succeed."""
+        with self.control_host_process(*command) as process:
+            output = process.stdout.read()
+        assert process.returncode == 0, output
+        return output
+
+    def own_vault(self, vault=VAULT, keys=KEYS):
         """The operators' own, in place of the example."""
-        made = self.on_control_host("bash", "-euc", "\n".join(document("vault")))
-        assert made.returncode == 0, made.stdout
+        self.on_control_host("bash", "-euc", "\n".join(document("vault")))
         self.environment["ANSIBLE_VAULT_PASSWORD_FILE"] = f"{self.directory}/.buildbtw_vault_password"
-        keys = ["dev_deploy_token", "staging_deploy_token"]
-        keys += [f"{stage}_cookie_encryption_key" for stage in NAMES]
         lines = [f"vault_buildbtw_{key}: {secrets.token_hex(32)}\n" for key in keys]
-        (self.ansible / VAULT).write_text("".join(lines))
-        assert self.on_control_host("ansible-vault", "encrypt", VAULT).returncode == 0
+        (self.ansible / vault).write_text("".join(lines))
+        self.on_control_host("ansible-vault", "encrypt", vault)
 
     def secret(self, key):
         """A value of the vault."""
-        key = f"vault_buildbtw_{self.stage}_{key}"
-        got = self.on_control_host("misc/get_key.py", VAULT, key)
-        assert got.returncode == 0, got.stdout
-        return got.stdout.strip()
+        return self.on_control_host("misc/get_key.py", VAULT, f"vault_buildbtw_{self.stage}_{key}").strip()
 
     @cached_property
     def token(self):
         return self.secret("deploy_token")
 
+    def play_command(self, *options):
+        return [*document("hosts")[-1].split(), "-l", self.name, *options]
+
     def play(self, *options):
         """The playbook's counts on this host; its output is shown with a test that fails."""
-        command = document("hosts")[-1].split()
-        self.played = self.on_control_host(*command, "-l", self.name, *options).stdout
+        with self.control_host_process(*self.play_command(*options)) as play:
+            self.played = play.stdout.read()
         print(self.played)
         recap = re.search(rf"^{self.name} .*:(.*)", self.played, re.M)[1]
         return {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", recap)}

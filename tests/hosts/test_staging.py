@@ -18,7 +18,7 @@ def test_only_main_is_deployed(host):
 def test_a_deployment_by_hand(host):
     """The operators' line out of ansible/README.md, but for its curl, which is the host's."""
     (line,) = document("redeploy")
-    expanded = host.on_control_host("bash", "-euc", f"printf '%s\n' {line.removeprefix('curl ')}").stdout
+    expanded = host.on_control_host("bash", "-euc", f"printf '%s\n' {line.removeprefix('curl ')}")
     assert_told(host.curl(*expanded.splitlines()), 200, "is deployed")
 
 

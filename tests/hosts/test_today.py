@@ -1,10 +1,17 @@
-"""Today's inventory, on hosts that have nginx as Arch's own role sets it up."""
+"""Today's staging host: by the second inventory, beside nginx as that host's own role sets it up."""
 
-import secrets
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 
-from conftest import REPO, Host, assert_told, document
+import pytest
+
+from conftest import REPO, Host, assert_told
 
 INVENTORY = "inventories/current"
+VAULT = f"{INVENTORY}/host_vars/buildbtw.archlinux.builders/vault_buildbtw.yml"
+ENTRY_POINT = (REPO / "tests/hosts/entrypoint").read_text()
 
 # What the hosts' own role for nginx has put there.
 NGINX = {
@@ -17,48 +24,156 @@ include /etc/nginx/nginx.d/*.conf;
     "snippets/listen-443.conf": "listen 443 ssl;\nlisten [::]:443 ssl;\nhttp2 on;\n",
 }
 
-# A line of the CI of today, word for word but for its variables.
-CALL = 'curl --no-progress-meter --location --fail-with-body --header "Authorization: Bearer $TOKEN" '
-CALL += '"https://$HOST/hooks/deploy-branch?image-tag=$TAG"'
+# The call of today's CI, word for word but for the names of its variables.
+CALL = """\
+curl --no-progress-meter --location --fail-with-body --header "Authorization: Bearer $TOKEN" \
+"https://$HOST/hooks/deploy-branch?image-tag=$TAG"
+"""
+
+# A play is cut off in each of these.
+TASKS = [
+    "Write the name of the image",
+    "Install what differs from host to host",
+    "Copy its executables",
+    "Run the installer",
+    "Configure nginx",
+]
 
 
 class Today(Host):
-    """One of today's hosts."""
+    """The staging host of today."""
 
-    def __init__(self, stage):
-        super().__init__(stage)
+    def __init__(self):
+        super().__init__("builders")
         for name, text in NGINX.items():
             file = self.directory / "root/etc/nginx" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
 
     def own_vault(self):
-        """The README's first commands, then an operator's values."""
-        environment = f"export HOME={self.directory}"
-        made = self.on_control_host("bash", "-euc", "\n".join([environment, *document("vault")]))
-        assert made.returncode == 0, made.stdout
-        self.values = {name: secrets.token_hex(32) for name in ("deploy_token", "cookie_encryption_key")}
-        self.values |= {name: "x" for name in ("gitlab_token", "oidc_client_secret", "ssh_key")}
-        vault = self.ansible / INVENTORY / "host_vars" / self.name / "vault_buildbtw.yml"
-        vault.write_text("".join(f"vault_buildbtw_{name}: {value}\n" for name, value in self.values.items()))
+        super().own_vault(
+            VAULT, ["deploy_token", "cookie_encryption_key", "gitlab_token", "oidc_client_secret", "ssh_key"]
+        )
 
     def secret(self, key):
-        return self.values[key]
+        return self.on_control_host("misc/get_key.py", VAULT, f"vault_buildbtw_{key}").strip()
 
-    def play(self, *options):
-        return super().play("-i", f"{INVENTORY}/hosts.yml", *options)
+    def play_command(self, *options):
+        return super().play_command("-i", f"{INVENTORY}/hosts.yml", *options)
 
-    def push(self, tag, version="v1", command=None):
-        super().push(tag, version, command or (REPO / "tests/hosts/entrypoint").read_text())
-
-    def call_of_today(self, tag):
-        """What CI prints."""
+    def ci(self, tag):
+        """What CI prints, and its exit status."""
         variables = {"TOKEN": self.token, "HOST": self.name, "TAG": tag, "CURL_CA_BUNDLE": self.certificate}
         settings = [f"{name}={value}" for name, value in variables.items()]
         return self.run("env", *settings, "bash", "-euc", CALL)
 
+    def play_until(self, task):
+        """The playbook, killed once it has begun a task."""
+        with self.control_host_process(*self.play_command()) as play:
+            for line in play.stdout:
+                if line.startswith("TASK") and task in line:
+                    os.killpg(play.pid, signal.SIGKILL)
+                    return
+        raise AssertionError(f"no task {task!r}")
 
-def test_staging_runs_without_a_call(today):
-    host = today("builders", {"staging": "v1"})
+
+@pytest.fixture(scope="module")
+def host():
+    host = Today()
+    host.boot()
+    host.push("staging", "v1", ENTRY_POINT)
+    host.own_vault()
+    yield host
+    host.power_off()
+
+
+def test_a_play_that_breaks_off_is_run_again(host):
+    for task in TASKS:
+        host.play_until(task)
     host.set_up()
-    assert_told(host.get("HOST/"), 200, "version v1")
+
+
+def test_it_runs_its_branch_without_a_call(host):
+    assert_told(host.get("https://HOST/"), 200, f"version v1 at https://{host.name},")
+    assert host.active() == ["staging"]
+    host.shell("test -e /var/lib/buildbtw-hook/staging")
+
+
+def test_the_call_of_todays_ci(host):
+    host.push("staging", "v2", ENTRY_POINT)
+    assert "staging is deployed" in host.ci("staging").stdout
+    assert_told(host.get("https://HOST/"), 200, "version v2")
+    refused = host.ci("main")
+    assert refused.returncode == 22
+    assert "403" in refused.stdout
+
+
+def test_callers_without_the_token_hold_up_no_call(host):
+    """Not even from many addresses at once."""
+    call = "curl -sk -o /dev/null --max-time 60 --write-out '%{http_code} ' --resolve '*:443:127.0.0.1'"
+    call += f" --interface 127.1.ADDRESS.1 -H 'Authorization: Bearer {'x' * 64}'"
+    call += f" 'https://{host.name}/hooks/branch-status?branch=staging'"
+    with ThreadPoolExecutor(1) as pool:
+        flood = pool.submit(host.shell, f"seq 250 | xargs -P 50 -I ADDRESS {call}")
+        waits = []
+        while not flood.done():
+            began = monotonic()
+            assert_told(host.call("branch-status", "staging"), 200)
+            waits.append(monotonic() - began)
+    assert set(flood.result().split()) == {"401", "429"}
+    assert waits
+    assert max(waits) < 5
+
+
+def test_nginx_alone_can_open_the_hooks_socket(host):
+    """It listens nowhere else."""
+    assert host.shell("stat -c '%a %U:%G' /run/buildbtw-hook.sock /run/buildbtw/staging/http.sock").split(
+        "\n"
+    )[:2] == [
+        "660 root:www-data",
+        "760 root:www-data",
+    ]
+    call = "curl -sv --max-time 5 --unix-socket /run/buildbtw-hook.sock http://localhost/hooks/deploy-branch"
+    assert (
+        "Could not connect"
+        in host.run("setpriv", "--reuid=65534", "--clear-groups", "--", *call.split()).stdout
+    )
+    assert "Could not connect" in host.run("curl", "-sS", "http://127.0.0.1:9000/").stdout
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "systemctl disable --now buildbtw-hook.socket",
+        "systemctl stop buildbtw-systemctl.socket",
+        "rm /usr/local/lib/buildbtw-hook/root/usr/local/bin/buildbtw-hook",
+        "systemctl stop buildbtw@staging.service",
+        "chmod 666 /run/buildbtw-hook.sock",
+    ],
+)
+def test_what_is_broken_is_repaired(host, damage):
+    host.shell(damage)
+    host.set_up()
+    assert_told(host.deploy("staging"), 200, "is deployed")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("BUILDBTW_GITLAB_SSH_HOST_KEY=", "SSH host key is mismatching"),
+        ("BUILDBTW_GITLAB_DOMAIN=https://example.org", "SSH host key is mismatching"),
+    ],
+)
+def test_an_instance_without_what_it_needs(host, damage, words):
+    """The stand-in's own refusals reach the caller."""
+    host.shell(f"echo {damage} >>/etc/buildbtw/environment")
+    assert_told(host.deploy("staging"), 500, words)
+    host.set_up()
+    assert_told(host.deploy("staging"), 200, "is deployed")
+
+
+def test_an_instance_with_a_key_that_others_can_read(host):
+    host.shell("chmod 644 /etc/buildbtw/files/id_ed25519")
+    assert_told(host.deploy("staging"), 500, "ssh-add failed")
+    host.set_up()
+    assert_told(host.deploy("staging"), 200, "is deployed")
