@@ -27,6 +27,6 @@ unset key
 set grid xtics linecolor "#dddddd"
 set style fill solid
 end = 0.0
-plot "< grep ^share, figures.csv" \
+plot "< grep ^part, figures.csv | grep -v ,whole," \
     using (start = end, end = end + $4, (start + end) / 2):0:(start):(end):($0 - 0.35):($0 + 0.35):ytic(2) \
     with boxxyerror linecolor "#1793d1"

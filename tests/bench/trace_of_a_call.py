@@ -31,12 +31,12 @@ def one_call(call, branch):
     marks = {
         "accept and fork": forked,
         "the hook's sandbox": executed,
-        "request, token, order; the root side's fork": root_forked,
+        "request and order; the root side's fork": root_forked,
         "the root side's start": root_executed,
-        "systemctl, and the unit's stop": unit_forked,
+        "systemctl and the unit's stop": unit_forked,
         "the unit's start": unit_executed,
-        "the unit's process, and its job's end": unit_up,
-        "outcome, record, answer": end,
+        "the unit's process and its job's end": unit_up,
+        "outcome and answer": end,
     }
     begun = [start, *marks.values()]
     host.systemctl("stop", *(f"{name}@*.service" for name in OURS))
