@@ -37,6 +37,7 @@ tests() {
 
 in_machine() {
     build_fixtures
+    (($#)) || "$repo/tests/packages"
     prepared_machine
     inside python3 -m pytest -p no:cacheprovider "$@"
 }
