@@ -153,7 +153,7 @@ def test_nginx_alone_can_open_the_hooks_socket(host):
 )
 def test_what_is_broken_is_repaired(host, damage):
     host.shell(damage)
-    host.set_up()
+    assert host.play()["failed"] == 0
     assert_told(host.deploy("staging"), 200, "is deployed")
 
 
@@ -168,12 +168,12 @@ def test_an_instance_without_what_it_needs(host, damage, words):
     """The stand-in's own refusals reach the caller."""
     host.shell(f"echo {damage} >>/etc/buildbtw/environment")
     assert_told(host.deploy("staging"), 500, words)
-    host.set_up()
+    assert host.play()["failed"] == 0
     assert_told(host.deploy("staging"), 200, "is deployed")
 
 
 def test_an_instance_with_a_key_that_others_can_read(host):
     host.shell("chmod 644 /etc/buildbtw/files/id_ed25519")
     assert_told(host.deploy("staging"), 500, "ssh-add failed")
-    host.set_up()
+    assert host.play()["failed"] == 0
     assert_told(host.deploy("staging"), 200, "is deployed")
