@@ -16,7 +16,7 @@ skip=() root=''
 # The root's name holds a digest of its recipe, so a changed recipe builds a new one.
 root_path() {
     local recipe
-    recipe=$(echo "$suite $packages" && cat "$repo/tests/fixtures/customize-root" "$customize")
+    recipe=$(echo "$suite $packages" && cat "$repo/tests/fixtures/customize-root" ${customize:+"$customize"})
     echo "$cache/root-$(sha256sum <<<"$recipe" | cut -c1-12)"
 }
 
@@ -47,7 +47,7 @@ build_root() (
     [[ $suite == "$released" ]] || expired=(--aptopt='Acquire::Check-Valid-Until "false"')
     # errexit is off where a function is called before ||.
     mmdebstrap --variant=apt "${skip[@]}" "${expired[@]}" --include="$packages" \
-        --customize-hook="$customize" "$suite" "$root.new" || exit
+        ${customize:+--customize-hook="$customize"} "$suite" "$root.new" || exit
     mv "$root.new" "$root" || exit
     # Recipes change: what was not used for a week is not kept. Not -mtime, which base-files sets.
     find "$cache" -maxdepth 1 -name 'root-*' -ctime +7 -exec rm -rf --one-file-system {} +

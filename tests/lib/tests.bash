@@ -37,7 +37,6 @@ tests() {
 
 in_machine() {
     build_fixtures
-    (($#)) || "$repo/tests/packages"
     prepared_machine
     inside python3 -m pytest -p no:cacheprovider "$@"
 }
