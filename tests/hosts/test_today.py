@@ -1,6 +1,7 @@
 """Today's staging host: by the second inventory, beside nginx as that host's own role sets it up."""
 
 import os
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
@@ -49,6 +50,7 @@ class Today(Host):
             file = self.directory / "root/etc/nginx" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
+        shutil.copy(self.ansible / "group_vars/all/machine.yml", self.ansible / INVENTORY / "group_vars/all")
 
     def own_vault(self):
         super().own_vault(
