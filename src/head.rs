@@ -199,7 +199,8 @@ mod tests {
             "A\t: b",
             "Content-Length : 5",
             "A B: c",
-            "A(B): c",
+            "A(: b",
+            "A): b",
             ": b",
             "A",
         ] {

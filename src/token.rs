@@ -95,7 +95,9 @@ mod tests {
 
     #[test]
     fn every_line_that_a_client_could_send_is_a_token() {
+        let (name, longer) = ("x".repeat(64), "x".repeat(65));
         for (file, wanted) in [
+            (&*format!("one {name}\none {longer}"), vec![("one", Some(&*name))]),
             ("", vec![]),
             ("\n \n\r\n", vec![]),
             ("(none)", vec![]),
