@@ -73,7 +73,7 @@ impl Connection {
         let head = Head::parse(&text)?;
         let whole = head_len + head.body_len()?;
         if head.expects_continue()? && message.len() < whole {
-            // A client that has gone is found out by the next read.
+            // A client that has gone may have sent the body; if not, the next read fails.
             let _ = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         while message.len() < whole {
@@ -126,11 +126,16 @@ impl Connection {
     /// Closes the connection. Unread input would make that a reset, which can destroy the
     /// answer on its way (RFC 9112 section 9.6), so what has come is read and dropped, and what
     /// a refused client still sends, for a while.
-    pub fn close(mut self) {
-        let _ = self.stream.set_nonblocking(!self.unread);
-        let _ = self.stream.set_read_timeout(Some(LINGER));
+    ///
+    /// # Errors
+    ///
+    /// Fails where the wait for a client could not be limited, and then it closes at once.
+    pub fn close(mut self) -> io::Result<()> {
+        self.stream.set_nonblocking(!self.unread)?;
+        self.stream.set_read_timeout(Some(LINGER))?;
         let end = Instant::now() + LINGER;
         let mut buffer = [0; 4096];
         while Instant::now() < end && self.stream.read(&mut buffer).is_ok_and(|n| n > 0) {}
+        Ok(())
     }
 }

@@ -7,9 +7,12 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 /// Sends records to the journal under this identifier (`journalctl -t`) where systemd connected
 /// our stderr to it, otherwise to stderr.
 pub fn open(identifier: &str) {
-    let journal = if connected_to_journal() { JournalLog::empty().ok() } else { None };
-    let installed = match journal {
-        Some(journal) => journal.with_syslog_identifier(identifier.to_owned()).install(),
+    let installed = match connected_to_journal().then(JournalLog::empty) {
+        Some(Ok(journal)) => journal.with_syslog_identifier(identifier.to_owned()).install(),
+        Some(Err(error)) => {
+            eprintln!("WARN: stderr takes the records, without their fields: {error}");
+            log::set_logger(&Stderr)
+        }
         None => log::set_logger(&Stderr),
     };
     // The only error is that there is a logger already.

@@ -23,6 +23,7 @@ use std::time::Instant;
 use buildbtw_hook::branch::quote;
 use buildbtw_hook::journal;
 use buildbtw_hook::order::Order;
+use log::Level;
 
 use answer::Answer;
 use connection::Connection;
@@ -80,7 +81,9 @@ fn serve(started: Instant) -> ExitCode {
     let answer = answer(&mut connection, &mut call).unwrap_or_else(Answer::from);
     let sent = connection.send(&answer);
     call.record(&answer, &sent);
-    connection.close();
+    if let Err(error) = connection.close() {
+        journal::record(Level::Warn, &format!("cannot end the connection well: {error}"), &[]);
+    }
     ExitCode::SUCCESS
 }
 

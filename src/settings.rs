@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 /// Where the root side listens.
 const ORDERS: &str = "/run/buildbtw-systemctl.sock";
 /// How long an outcome is waited for, in seconds, where `BUILDBTW_WAIT_SEC` does not say.
-const WAIT_SEC: u64 = 20 * 60;
+const WAIT_SEC: u32 = 20 * 60;
 
 /// The settings of a call.
 pub struct Settings {
@@ -51,7 +51,7 @@ impl Settings {
             credentials: env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             peer: env::var("REMOTE_ADDR").ok().and_then(|address| address.parse().ok()),
             orders: env::var_os("BUILDBTW_ORDERS").map_or_else(|| ORDERS.into(), PathBuf::from),
-            wait: Duration::from_secs(wait),
+            wait: Duration::from_secs(wait.into()),
             branches: env::var_os("BUILDBTW_BRANCHES")
                 .map(|list| list.to_string_lossy().into_owned()),
         })

@@ -266,7 +266,7 @@ fn no_outcome_is_an_answer_too() {
     });
     let host = host.set("BUILDBTW_ORDERS", newer.to_str().expect("a path"));
     host.answers(deploy_x(), 500, "ask again tomorrow\n", NOT_RUN);
-    for wait in ["soon", "0", "-1", ""] {
+    for wait in ["soon", "0", "-1", "", "18446744073709551615"] {
         let host = Host::new().set("BUILDBTW_WAIT_SEC", wait);
         let outcome = host.call(Unix, deploy_x());
         outcome.is(500, FAULT, NOT_RUN, wait);
