@@ -26,6 +26,7 @@ NAMES = {
     "staging": "buildbtw.staging.archlinux.org",
     "production": "buildbtw.archlinux.org",
     "builders": "buildbtw.archlinux.builders",
+    "review": "buildbtw.archlinux.review",
 }
 
 MACHINE_VARIABLES = f"""\

@@ -1,0 +1,184 @@
+"""A review host as it is today, by a role of its own, and the steps of ansible/existing-role.md."""
+
+import json
+import re
+import secrets
+import textwrap
+
+import pytest
+
+from conftest import REPO, Host, assert_told
+from test_today import NGINX
+
+NGINX_CONF = """\
+map $http_authorization $is_authorised {
+    default 0;
+    "Bearer TOKEN" 1;
+}
+server {
+    include snippets/listen-443.conf;
+    server_name HOST;
+    ssl_certificate /etc/letsencrypt/live/HOST/fullchain.pem;
+    ssl_certificate_key /etc/letsencrypt/live/HOST/privkey.pem;
+    location /hooks {
+        if ($is_authorised = 0) {
+            return 401;
+        }
+        proxy_pass http://localhost:9000;
+    }
+}
+server {
+    include snippets/listen-443.conf;
+    server_name "~^(?<branch>.+)\\.HOST$";
+    ssl_certificate /etc/letsencrypt/live/HOST/fullchain.pem;
+    ssl_certificate_key /etc/letsencrypt/live/HOST/privkey.pem;
+    location / {
+        proxy_pass http://unix:/run/buildbtw/$branch/http.sock;
+    }
+}
+"""
+
+TEMPLATE = """\
+[Container]
+ContainerName=buildbtw-%i
+Environment=BUILDBTW_DATABASE_FILE=/var/lib/buildbtw/buildbtw.sqlite
+Environment=BUILDBTW_LISTEN=unix:/run/buildbtw/%i/http.sock:777
+Environment=BUILDBTW_SERVER_URL=https://%i.HOST
+Exec=run
+Image=localhost:5000/archlinux/buildbtw/backend:%i
+Pull=newer
+Volume=/run/buildbtw:/run/buildbtw
+Volume=/var/lib/buildbtw/instances/%i:/var/lib/buildbtw
+[Service]
+RuntimeDirectory=buildbtw/%i
+"""
+
+SCRIPTS = {
+    "deploy-branch": """\
+#!/bin/sh -e
+mkdir -p "/var/lib/buildbtw/instances/$1"
+ln -sf buildbtw@.container "/etc/containers/systemd/buildbtw@$1.container"
+systemctl daemon-reload
+systemctl restart "buildbtw@$1.service"
+""",
+    "undeploy-branch": """\
+#!/bin/sh -e
+rm -f "/etc/containers/systemd/buildbtw@$1.container"
+systemctl stop "buildbtw@$1.service"
+systemctl daemon-reload
+rm -rf "/var/lib/buildbtw/instances/$1"
+""",
+}
+# With its command's output in the answer, webhook waits for the command.
+HOOKS = [
+    {
+        "id": script,
+        "execute-command": f"/usr/local/bin/{script}",
+        "include-command-output-in-response": True,
+        "pass-arguments-to-command": [{"source": "url", "name": "image-tag"}],
+    }
+    for script in SCRIPTS
+]
+
+# The call of today's CI, word for word but for the names of its variables.
+CALL = """\
+curl --no-progress-meter --location --fail-with-body --header "Authorization: Bearer $TOKEN" \
+"https://$HOST/hooks/$HOOK?image-tag=$CI_COMMIT_REF_SLUG"
+"""
+
+
+class Existing(Host):
+    """The review host of today."""
+
+    token = secrets.token_hex(32)
+
+    def write(self, path, text, mode=0o644):
+        """A file of the host."""
+        file = self.directory / "root" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text.replace("HOST", self.name).replace("TOKEN", self.token))
+        file.chmod(mode)
+
+    def set_up(self):
+        """What the hosts' own roles have put there."""
+        for path, text in (NGINX | {"nginx.d/buildbtw.conf": NGINX_CONF}).items():
+            self.write(f"etc/nginx/{path}", text)
+        self.write("etc/containers/systemd/buildbtw@.container", TEMPLATE)
+        self.write("etc/webhook.conf", json.dumps(HOOKS))
+        for name, text in SCRIPTS.items():
+            self.write(f"usr/local/bin/{name}", text, 0o755)
+        self.boot()
+        self.shell("apt-get install --yes --quiet --no-install-recommends nginx podman webhook")
+        self.shell("systemctl enable --now nginx.service webhook.service")
+        self.shell("timeout 20 sh -c 'until curl -s localhost:9000; do sleep 0.2; done'")
+
+    def ci(self, hook, branch):
+        """What today's job of CI prints, and its exit status."""
+        variables = {"TOKEN": self.token, "HOST": self.name, "HOOK": hook}
+        variables |= {"CI_COMMIT_REF_SLUG": branch, "CURL_CA_BUNDLE": self.certificate}
+        settings = [f"{name}={value}" for name, value in variables.items()]
+        return self.run("env", *settings, "bash", "-euc", CALL)
+
+    def page(self, branch):
+        """What a visitor of a branch gets."""
+        return self.get(f"https://{branch}.HOST/")
+
+    def take(self, *steps):
+        """Runs steps of the document."""
+        text = (REPO / "ansible/existing-role.md").read_text()
+        blocks = dict(re.findall(r"^```yaml (\w+)\n(.*?)^```$", text, re.M | re.S))
+        assert {*steps, "branch"} == blocks.keys()
+        variables = {"buildbtw_hook_source": self.directory, "vault_buildbtw_deploy_token": self.token}
+        lines = [f"    {name}: {value}\n" for name, value in variables.items()]
+        tasks = textwrap.indent("\n".join(blocks[step] for step in steps), "    ")
+        play = self.directory / "existing.yml"
+        play.write_text(f"- hosts: all\n  gather_facts: false\n  vars:\n{''.join(lines)}  tasks:\n{tasks}")
+        machine = self.ansible / "group_vars/all/machine.yml"
+        self.on_control_host("ansible-playbook", "-i", f"{self.name},", "-e", f"@{machine}", play)
+
+
+@pytest.fixture(scope="module")
+def host():
+    host = Existing("review")
+    host.set_up()
+    for branch in ("feature-x", "feature-y"):
+        host.push(branch, "v1")
+    yield host
+    host.power_off()
+
+
+def test_the_steps(host):
+    for branch in ("feature-x", "feature-y"):
+        assert host.ci("deploy-branch", branch).returncode == 0
+        assert_told(host.page(branch), 200, "version v1")
+    containers = host.shell("podman ps --quiet")
+
+    host.take("token", "nginx", "template", "install", "symlinks")
+
+    assert host.shell("podman ps --quiet") == containers, "what was deployed goes on"
+    assert_told(host.page("feature-x"), 200, "version v1")
+    assert host.shell("ls /var/lib/buildbtw-hook").split() == ["feature-x", "feature-y"]
+    assert host.shell("find /etc/containers/systemd -type l") == ""
+
+
+def test_the_same_calls(host):
+    host.push("feature-x", "v2")
+    assert "branch feature-x is deployed" in host.ci("deploy-branch", "feature-x").stdout
+    assert_told(host.page("feature-x"), 200, "started on this database: v1 v2")
+    assert "is not deployed any more" in host.ci("undeploy-branch", "feature-y").stdout
+    assert host.active() == ["feature-x"]
+    host.shell("test ! -e /var/lib/buildbtw/instances/feature-y")
+    refused = host.ci("deploy-branch", "Feature-X")
+    assert refused.returncode == 22
+    assert "GitLab's slug of it is feature-x" in refused.stdout
+    bad = ["-H", "Authorization: Bearer wrong"]
+    assert_told(host.get("https://HOST/hooks/deploy-branch?image-tag=feature-x", *bad), 401)
+    version = ["--http2", "--output", "/dev/null", "--write-out", "%{http_version}\n0"]
+    assert host.get("https://HOST/hooks/", *version).text == "2"
+
+
+def test_a_reboot(host):
+    host.reboot()
+    host.starts("feature-x")
+    assert host.active() == ["feature-x"], "no symlink brings an undeployed branch back"
+    assert "is deployed" in host.ci("deploy-branch", "feature-x").stdout
