@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from datetime import date
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 sys.path.insert(0, "/src/tests/system")
@@ -138,13 +138,13 @@ def loaded():
     mounts.mkdir()
     done = 0
     with host.do_nothing():
-        for count in LOADED:
-            host.systemctl("start", *(f"buildbtw@loaded-{at}.service" for at in range(done, count)))
-            for at in range(done * MOUNTS_OF_AN_INSTANCE, count * MOUNTS_OF_AN_INSTANCE):
+        for instances in LOADED:
+            host.systemctl("start", *(f"buildbtw@loaded-{at}.service" for at in range(done, instances)))
+            for at in range(done * MOUNTS_OF_AN_INSTANCE, instances * MOUNTS_OF_AN_INSTANCE):
                 (mounts / str(at)).mkdir()
                 host.run("mount", "-t", "tmpfs", "tmpfs", mounts / str(at), check=True)
-            done = count
-            in_turn(f"{count} instances", "restart", ROUNDS // 2, COMPARED)
+            done = instances
+            in_turn(f"{instances} instances", "restart", ROUNDS // 2, COMPARED)
         for mount in mounts.iterdir():
             host.run("umount", mount, check=True)
 
@@ -164,29 +164,24 @@ def busy():
 
 
 def flood():
-    """A good call through nginx, by itself and while others call without a token, each over and over."""
-    branch, authorised, status = KINDS["restart"]
-
-    def good_calls(what):
-        calls = {}
-        for server in [servers.HOOK_NGINX, servers.WEBHOOK_NGINX]:
-            calls[server.name] = partial(call, server.refused, branch, authorised, status)
-        figures.in_turn(what, 10, calls)
+    """A good call through nginx, by itself and while others call without a token from ever new addresses."""
+    good = {"hook, nginx": partial(call, servers.LIMITED, *KINDS["restart"])}
+    addresses = (f"127.{at >> 8 & 255}.{at & 255}.2" for at in count(1))
 
     async def bad_calls(ended):
         async def bad_caller():
             while not ended.is_set():
-                await servers.one_of_many(servers.HOOK_NGINX.refused, branch, authorised=False)
+                await servers.one_of_many(servers.LIMITED, "nothing", False, next(addresses))
 
         await asyncio.gather(*(bad_caller() for _ in range(BAD_CALLERS)))
 
     with host.do_nothing():
-        good_calls("no flood")
+        figures.in_turn("no flood", 10, good, pause=0.3)
         ended = threading.Event()
         flooding = threading.Thread(target=lambda: asyncio.run(bad_calls(ended)))
         flooding.start()
         try:
-            good_calls("flood")
+            figures.in_turn("flood", 10, good, pause=0.3)
         finally:
             ended.set()
             flooding.join()

@@ -49,42 +49,32 @@ NO_SANDBOX = (
     "StandardError StandardInput StandardOutput SyslogIdentifier User"
 ).split()
 
+# The role's own configuration in clear text, for which the callers stand for as many clients, and once
+# more with its limits; and webhook's.
 NGINX = """\
 daemon off;
 user root;
 error_log /dev/null;
 pid /run/bench-nginx.pid;
 worker_rlimit_nofile 8192;
-events {{ worker_connections 4096; }}
+events {{
+    worker_connections 4096;
+}}
 http {{
     access_log off;
-{servers}}}
-"""
-# The shipped location of the hooks (ansible/roles/buildbtw/templates), but for TLS and its limit of
-# requests for each client: the callers here stand for as many clients.
-PROXY = """\
+    include {directory}/role-*.conf;
     server {{
-        listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:9401 backlog=4096;
         location /hooks/ {{
-            client_max_body_size 16k;
-            proxy_set_header Host $host;
-            proxy_set_header X-Real-IP $remote_addr;
-            proxy_pass http://{upstream};
+            proxy_pass http://127.0.0.1:9300;
             proxy_read_timeout 21m;
         }}
     }}
+}}
 """
-# The branches, each where its visitors find it.
-VISITED = 9402
-BRANCHES = f"""\
-    server {{
-        listen 127.0.0.1:{VISITED};
-        server_name "~^(?<branch>[0-9a-z-]+)$";
-        location / {{
-            proxy_pass http://unix:/run/buildbtw/$branch/http.sock;
-        }}
-    }}
-"""
+# Where the branches' visitors find them, at BRANCH.localhost.
+VISITED = 9400
+LIMITED = 9410
 
 
 @dataclass(frozen=True)
@@ -103,7 +93,7 @@ class Server:
 
 HOOK_TCP = Server("hook, TCP", 9000)
 HOOK_UNIX = Server("hook", host.SOCKET)
-HOOK_NGINX = Server("hook, nginx", 9400)
+HOOK_NGINX = Server("hook, nginx", VISITED)
 NO_SANDBOX_HOOK = Server("hook, no sandbox", "/run/bench-9100.sock")
 FLOOR = Server("floor", *(f"/run/bench-{port}.sock" for port in (9200, 9201, 9202)))
 FLOOR_TCP = Server("floor, TCP", 9200, 9201, 9202)
@@ -145,10 +135,10 @@ def install():
     command = f"webhook -hooks {directory}/hooks.json -ip 127.0.0.1 -port 9300"
     (UNITS / "bench-webhook.service").write_text(f"[Service]\nExecStart={command}\n")
 
-    upstreams = {9400: f"unix:{host.SOCKET}", 9401: "127.0.0.1:9300"}
-    servers = "".join(PROXY.format(port=port, upstream=upstream) for port, upstream in upstreams.items())
-    servers += BRANCHES
-    (directory / "nginx.conf").write_text(NGINX.format(servers=servers))
+    for port, limited in [(VISITED, []), (LIMITED, ["limited"])]:
+        render = ["/src/tests/fixtures/nginx-configuration", "localhost", "", "", str(port), *limited]
+        (directory / f"role-{port}.conf").write_text(host.run(*render).stdout)
+    (directory / "nginx.conf").write_text(NGINX.format(directory=directory))
     (UNITS / "bench-nginx.service").write_text(f"[Service]\nExecStart=nginx -c {directory}/nginx.conf\n")
 
     host.systemctl("daemon-reload")
@@ -181,13 +171,14 @@ def connection(address):
     return connected
 
 
-async def one_of_many(address, branch, authorised=True):
+async def one_of_many(address, branch, authorised=True, source="127.0.0.1"):
     """A call among many: its status, or what became of it."""
     try:
         if isinstance(address, int):
-            reader, writer = await asyncio.open_connection("127.0.0.1", address)
+            opened = asyncio.open_connection("127.0.0.1", address, local_addr=(source, 0))
         else:
-            reader, writer = await asyncio.open_unix_connection(address)
+            opened = asyncio.open_unix_connection(address)
+        reader, writer = await opened
         writer.write(message(branch, authorised))
         received = await reader.read()
         writer.close()

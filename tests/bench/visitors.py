@@ -32,7 +32,7 @@ class Redeployment:
 def visit():
     """One visit through nginx: when it was over, and whether the branch answered."""
     with servers.connection(servers.VISITED) as connection:
-        connection.sendall(host.request("/").replace(b"localhost", BRANCH.encode(), 1))
+        connection.sendall(host.request("/", "Connection: close").replace(b"localhost", f"{BRANCH}.localhost".encode(), 1))
         answer = host.rest_of(connection)
     return time.monotonic(), answer.startswith(b"HTTP/1.1 200 ")
 
