@@ -64,7 +64,7 @@ http {{
     access_log off;
     include {directory}/role-*.conf;
     server {{
-        listen 127.0.0.1:9401 backlog=4096;
+        listen 127.0.0.1:9420 backlog=4096;
         location /hooks/ {{
             proxy_pass http://127.0.0.1:9300;
             proxy_read_timeout 21m;
@@ -98,7 +98,7 @@ NO_SANDBOX_HOOK = Server("hook, no sandbox", "/run/bench-9100.sock")
 FLOOR = Server("floor", *(f"/run/bench-{port}.sock" for port in (9200, 9201, 9202)))
 FLOOR_TCP = Server("floor, TCP", 9200, 9201, 9202)
 WEBHOOK = Server("webhook", 9300)
-WEBHOOK_NGINX = Server("webhook, nginx", 9401)
+WEBHOOK_NGINX = Server("webhook, nginx", 9420)
 ALL = [HOOK_UNIX, HOOK_TCP, HOOK_NGINX, NO_SANDBOX_HOOK, FLOOR, FLOOR_TCP, WEBHOOK, WEBHOOK_NGINX]
 
 CGROUPS = {
@@ -144,7 +144,7 @@ def install():
     host.systemctl("daemon-reload")
     sockets = [file.name for file in UNITS.glob("bench-*.socket")]
     host.systemctl("start", "bench-webhook.service", "bench-nginx.service", *sockets)
-    for port in (9300, 9400):
+    for port in (9300, VISITED, LIMITED, 9420):
         host.until(lambda port=port: host.run("curl", "-s", f"http://127.0.0.1:{port}").returncode == 0)
 
 
