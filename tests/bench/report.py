@@ -72,7 +72,7 @@ def redeployments_table():
             cells.append(f"{lost} of {figures.cell(visits, whom)}")
         rows.append(cells)
     return markdown(
-        ["image", "hook: longest wait", "visits lost", "`webhook`: no answer", "visits lost"], rows
+        ["image", "hook: no answer for", "visits lost", "`webhook`: no answer for", "visits lost"], rows
     )
 
 

@@ -15,7 +15,7 @@ BRANCH = "review"
 VISITORS = 4
 HERE = Path(__file__).parent
 # The stand-in for buildbtw is not in the image, whose size is what is varied.
-BACKEND = "[Container]\nVolume=/src/target/backend:/backend:ro\nVolume=/src/target/backend:/bin/curl:ro\n"
+BACKEND = "[Container]\nEnvironment=VERSION=v1\nVolume=/src/target/backend:/backend:ro\nVolume=/src/target/backend:/bin/curl:ro\n"
 SHIPPED = ["buildbtw@.socket", "buildbtw-failed@.target", "buildbtw-pull@.service", "buildbtw.slice"]
 
 
