@@ -15,7 +15,12 @@ BRANCH = "review"
 VISITORS = 4
 HERE = Path(__file__).parent
 # The stand-in for buildbtw is not in the image, whose size is what is varied.
-BACKEND = "[Container]\nEnvironment=VERSION=v1\nVolume=/src/target/backend:/backend:ro\nVolume=/src/target/backend:/bin/curl:ro\n"
+BACKEND = """\
+[Container]
+Environment=VERSION=v1
+Volume=/src/target/backend:/backend:ro
+Volume=/src/target/backend:/bin/curl:ro
+"""
 SHIPPED = ["buildbtw@.socket", "buildbtw-failed@.target", "buildbtw-pull@.service", "buildbtw.slice"]
 
 
@@ -32,7 +37,9 @@ class Redeployment:
 def visit():
     """One visit through nginx: when it was over, and whether the branch answered."""
     with servers.connection(servers.VISITED) as connection:
-        connection.sendall(host.request("/", "Connection: close").replace(b"localhost", f"{BRANCH}.localhost".encode(), 1))
+        connection.sendall(
+            host.request("/", "Connection: close").replace(b"localhost", f"{BRANCH}.localhost".encode(), 1)
+        )
         answer = host.rest_of(connection)
     return time.monotonic(), answer.startswith(b"HTTP/1.1 200 ")
 

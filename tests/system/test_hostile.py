@@ -164,8 +164,11 @@ def flood(transport, head, filler):
     ],
 )
 def test_flood(transport, head, filler, status, jobs):
-    with measured() as peaks:
-        answer, sent = flood(transport, proper(head), filler.encode() * (MIB // len(filler)))
+    peaks = {}
+    # On a busy host a call can be over before it was looked at.
+    while not peaks:
+        with measured() as peaks:
+            answer, sent = flood(transport, proper(head), filler.encode() * (MIB // len(filler)))
     assert answer.status == status
     assert sent > MIB // 2, "there was something to bound"
     assert max(peaks.values()) < PEAK
