@@ -288,8 +288,14 @@ def bare_host(request):
 
 
 @pytest.fixture(scope="module")
-def host(bare_host):
-    """The module's host, set up."""
+def host_to_be(bare_host):
+    """The same, with the operators' own vault."""
     bare_host.own_vault()
-    bare_host.set_up()
     return bare_host
+
+
+@pytest.fixture(scope="module")
+def host(host_to_be):
+    """The module's host, set up."""
+    host_to_be.set_up()
+    return host_to_be
