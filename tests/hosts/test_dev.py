@@ -26,7 +26,9 @@ def test_a_check_changes_nothing(host_to_be):
 
 def test_systemd_finds_no_fault_in_the_units(host):
     verify = "systemd-analyze verify --generators=true --man=no buildbtw@feature-x.service 2>&1"
-    assert host.shell(verify) == ""
+    said = host.shell(f"{verify} || echo failed").splitlines()
+    # systemd 262 says so of its generators' own sandbox, in a container.
+    assert [line for line in said if not line.startswith("Read-only bind remount failed, ignoring")] == []
     assert host.state() == "running"
 
 

@@ -166,7 +166,8 @@ def test_no_other_order(line, jobs, journal):
     assert record["MESSAGE"].startswith("refused an order: ")
     assert record["PRIORITY"] == "3"
     assert record["MESSAGE_ID"] == "5d452f24f32a4b03b90249c61b46a90e"
-    assert (record["_UID"], record["_SYSTEMD_UNIT"].split("@")[0]) == ("0", "buildbtw-systemctl")
+    # The journal has the user from the kernel. The unit it may miss, of a process that has ended by then.
+    assert record["_UID"] == "0"
 
 
 def test_orders_are_the_hooks_users_alone():
