@@ -11,7 +11,7 @@ pub struct Answer {
     pub status: u16,
     /// A header that the status asks for.
     pub header: Option<(&'static str, &'static str)>,
-    /// A line or a few, without the last newline.
+    /// One or more lines, without the last newline.
     pub text: String,
     /// What the journal says in place of the text.
     reason: Option<String>,
@@ -21,7 +21,7 @@ pub struct Answer {
 
 /// The `MESSAGE_ID=` of a call that was refused because the host has no usable token.
 const NO_USABLE_TOKEN: &str = "cc38b4abdc304ccf88b17e52827ff52d";
-/// A header and value: come back in so many seconds.
+/// When to ask again, in seconds (RFC 9110 section 10.2.3).
 const SOON: Option<(&str, &str)> = Some(("Retry-After", "2"));
 const LATER: Option<(&str, &str)> = Some(("Retry-After", "30"));
 
@@ -48,7 +48,7 @@ impl Answer {
                 _,
             ) => (500, None),
         };
-        // A status is asked for again and again; what it tells was recorded when it happened.
+        // A status is polled; the failure that it tells was recorded when it happened.
         let message_id = if verb == Verb::Status { None } else { outcome.kind.message_id() };
         Self { header, message_id, ..Self::new(status, outcome.text) }
     }

@@ -1,7 +1,8 @@
 //! The one connection that systemd accepted: bytes in, bytes out, within limits and a deadline.
 //!
-//! `tiny_http` reads heads of any size, waits for ever, and answers some junk by itself and some
-//! not at all. So the whole request is read here first, and is parsed when it is whole.
+//! `tiny_http` reads heads of any size, waits for ever, and of malformed requests answers some by
+//! itself and drops the others. So the whole request is read here first, and is parsed when it is
+//! whole.
 
 use std::io::{self, BufWriter, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -73,7 +74,7 @@ impl Connection {
         let head = Head::parse(&text)?;
         let whole = head_len + head.body_len()?;
         if head.expects_continue()? && message.len() < whole {
-            // A client that has gone may have sent the body; if not, the next read fails.
+            // If the client has gone, the next read says so, unless the body is here already.
             let _ = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         while message.len() < whole {
@@ -124,12 +125,12 @@ impl Connection {
     }
 
     /// Closes the connection. Unread input would make that a reset, which can destroy the
-    /// answer on its way (RFC 9112 section 9.6), so what has come is read and dropped, and what
-    /// a refused client still sends, for a while.
+    /// answer on its way (RFC 9112 section 9.6), so what has come is read and dropped, and so
+    /// is, for up to `LINGER`, what a refused client still sends.
     ///
     /// # Errors
     ///
-    /// Fails where the wait for a client could not be limited, and then it closes at once.
+    /// Fails where no timeout could be set, and then it closes at once.
     pub fn close(mut self) -> io::Result<()> {
         self.stream.set_nonblocking(!self.unread)?;
         self.stream.set_read_timeout(Some(LINGER))?;

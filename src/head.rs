@@ -12,8 +12,8 @@ pub fn malformed(what: &str) -> Refusal {
 }
 
 /// Where the head ends, if it does yet; all bytes from `checked` on must be visible ASCII,
-/// spaces, tabs and whole CRLFs. RFC 9112 section 2.2 allows to refuse the rest: a bare CR
-/// or LF is the stuff of request smuggling, and `tiny_http` drops other bytes unanswered.
+/// spaces, tabs and whole CRLFs. RFC 9112 section 2.2 allows refusing anything else: a bare
+/// CR or LF enables request smuggling, and `tiny_http` drops other bytes unanswered.
 pub fn end_of_head(message: &[u8], checked: usize) -> Result<Option<usize>, Refusal> {
     for at in checked..message.len() {
         let previous = if at == 0 { b' ' } else { message[at - 1] };
@@ -31,7 +31,7 @@ pub fn end_of_head(message: &[u8], checked: usize) -> Result<Option<usize>, Refu
     Ok(None)
 }
 
-/// A request line and fields, as far as they frame the message. `tiny_http` lets pass a request
+/// A request line and fields, as far as they frame the message. `tiny_http` accepts a request
 /// line of more than three words, and a folded line as a field of its own.
 pub struct Head<'a> {
     version: &'a str,
@@ -86,12 +86,12 @@ impl<'a> Head<'a> {
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(malformed("its Content-Length"));
         }
-        // Digits that do not fit the type are too many bytes all the same.
+        // A number too large for the type is over the limit too.
         let len = digits.parse().ok().filter(|&len| len <= MAX_BODY);
         len.ok_or(Refusal::LongBody(MAX_BODY))
     }
 
-    /// Whether the client waits for a word before it sends the body (RFC 9110 section 10.1.1).
+    /// Whether the client waits for 100 Continue before it sends the body (RFC 9110 section 10.1.1).
     pub fn expects_continue(&self) -> Result<bool, Refusal> {
         let mut expectations = self.values("Expect");
         if expectations.any(|value| !value.eq_ignore_ascii_case("100-continue")) {

@@ -1,4 +1,4 @@
-//! `tiny_http`, which parses the request and writes the answer; nothing else knows it.
+//! `tiny_http`, which parses the request and writes the answer. It is used only here.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use crate::answer::Answer;
 /// The header in which a message carries its seal through `tiny_http`.
 const SEAL: &str = "Buildbtw-Hook-Seal";
 /// `tiny_http` refuses nothing that passed the checks of `head.rs`. If it did, it would answer by
-/// itself and never return: this is how long that is waited for.
+/// itself and never return the request: this is how long it is waited for.
 const PARSING: Duration = Duration::from_secs(10);
 
 /// A request that arrived whole.

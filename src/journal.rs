@@ -1,4 +1,4 @@
-//! The way to the journal, for both executables.
+//! Writes records to the journal, for both executables.
 
 use log::kv::Value;
 use log::{Level, LevelFilter, Log, Metadata, Record};

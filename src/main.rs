@@ -1,7 +1,7 @@
 //! Puts a branch's review app up or takes it down, on one HTTP call.
 //!
 //! systemd accepts a connection and starts this program for it (`Accept=yes`, systemd.socket(5)).
-//! It has no right on the host but to write one line to the root side, `buildbtw-systemctl`. It
+//! All that it may do on the host is to write one line to the root side, `buildbtw-systemctl`. It
 //! serves the one request, writes one record to the journal and exits. Each stage is a file:
 //!
 //! connection (head, http) → request → token → settings (branch) → `root_side` → answer → record.

@@ -2,7 +2,8 @@
 //!
 //! The hook sends one line, an [`Order`]; the root side sends back a line with the [`Kind`] of an
 //! [`Outcome`] and then its text, until the connection ends. During an upgrade the two can be of
-//! different versions: a side that does not know a word says so, and nothing is done.
+//! different versions: the root side refuses an order that it does not know, and the hook reports an
+//! outcome that it does not know as a failure, with its text.
 
 use std::fmt;
 use std::str::FromStr;
@@ -118,7 +119,7 @@ impl Kind {
         (Self::Refused, "refused"),
     ];
 
-    /// The word for it on its line.
+    /// Its word in the protocol.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         Self::ALL.into_iter().find(|(kind, _)| *kind == self).map_or("failed", |(_, word)| word)

@@ -62,7 +62,7 @@ impl Call {
             let _ = write!(message, ": {}", answer.reason());
         }
         if let Err(error) = sent {
-            let _ = write!(message, " (the caller did not wait for it: {error})");
+            let _ = write!(message, " (the answer could not be sent: {error})");
         }
         let mut fields = vec![
             ("BUILDBTW_CALLER", Value::from(self.caller.as_str())),

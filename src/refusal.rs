@@ -1,4 +1,5 @@
-//! Why a call is refused, apart from how HTTP says it: see `answer.rs` for that.
+//! Why a call is refused. `connection.rs`, `head.rs`, `request.rs`, `token.rs` and `settings.rs` decide;
+//! `answer.rs` says it in HTTP.
 
 use std::fmt;
 
@@ -33,15 +34,15 @@ pub enum Refusal {
     TwoBranches,
     /// The branch is not a slug.
     NotASlug(NotASlug),
-    /// The host allows other branches only: the branch, and those.
+    /// The host does not allow this branch: the branch, and the list of those that it allows.
     NotAllowed(String, String),
-    /// The host has no usable token; why.
+    /// The host has no usable token, and why.
     NoUsableToken(String),
-    /// A fault of ours; which.
+    /// Something failed on this host, and what.
     Fault(String),
 }
 
-/// What a caller is told, or, where that must not be the reason, what the journal is told.
+/// The text of the answer; for a fault of this host, which callers are not told, that of the record.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

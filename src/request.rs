@@ -30,12 +30,12 @@ impl Request {
         Self { message }
     }
 
-    /// The client that a proxy speaks for, where it says so.
+    /// The client's address, where a proxy gives it.
     pub fn real_ip(&self) -> Option<IpAddr> {
         self.fields("X-Real-IP").find_map(|value| value.parse().ok())
     }
 
-    /// Refuses what is not under `/hooks/`, without a look at the token.
+    /// Refuses what is not under `/hooks/`, before it looks at the token.
     pub fn is_for_hooks(&self) -> Result<(), Refusal> {
         if self.path().starts_with("/hooks/") { Ok(()) } else { Err(self.not_found()) }
     }
@@ -53,7 +53,7 @@ impl Request {
         }
     }
 
-    /// What the hook that is called does.
+    /// The verb of the hook that the path names.
     ///
     /// # Errors
     ///

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use buildbtw_hook::order::{Kind, MAX_OUTCOME, Order, Outcome};
 
-/// Gives an order, and waits for its outcome at most this long. Where none comes, that is an
-/// outcome too.
+/// Gives an order, and waits for its outcome at most this long. Where none comes, it
+/// returns an outcome that says so.
 pub fn carry_out(order: &Order, socket: &Path, wait: Duration) -> Outcome {
     let unit = order.branch.unit();
     match exchange(order, socket, wait) {
@@ -22,7 +22,7 @@ pub fn carry_out(order: &Order, socket: &Path, wait: Duration) -> Outcome {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             let seconds = wait.as_secs();
             let text = format!(
-                "{unit} is not ready after {seconds} s; it goes on: branch-status tells the outcome"
+                "{unit} is not ready after {seconds} s; the job goes on: branch-status tells the outcome"
             );
             Outcome::new(Kind::Running, text)
         }

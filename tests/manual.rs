@@ -95,9 +95,8 @@ fn every_message_id_is_in_the_catalog_and_no_other() {
 fn every_unit_names_the_manual() {
     for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")).expect("it") {
         let path = entry.expect("a file").path();
-        let is_unit =
-            ["service", "socket"].iter().any(|kind| path.extension() == Some(kind.as_ref()));
-        if is_unit {
+        let kinds = ["service", "slice", "socket", "target", "timer"];
+        if kinds.iter().any(|kind| path.extension() == Some(kind.as_ref())) {
             let text = fs::read_to_string(&path).expect("text");
             assert!(text.contains("Documentation=man:buildbtw-hook(8)\n"), "{path:?}");
         }

@@ -66,7 +66,7 @@ impl Outcome {
     }
 }
 
-/// What may come of the bytes, by the RFCs and the README, on a host that takes all branches or
+/// What may come of the bytes, by the RFCs and the manual, on a host that takes all branches or
 /// only those allowed. There is more than one outcome where neither says which it is.
 fn expected(sent: &[u8], allowed: Option<&str>) -> Vec<Outcome> {
     let refused = |statuses: &[u16]| statuses.iter().copied().map(Outcome::refused).collect();

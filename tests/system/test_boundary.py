@@ -128,7 +128,7 @@ def test_who_it_is():
     assert "NoNewPrivs:\t1" in status
 
 
-# --- What is left to it, which is the README's list
+# --- What is left to it, which is the manual's list
 
 
 def test_orders(jobs):
@@ -342,7 +342,7 @@ def test_no_command_of_its_user(command, template, request):
     [
         host.STATE / "feature-x",
         host.RUNTIME / "feature-x",
-        "/run/buildbtw-hook/queue",
+        host.RUNTIME / ".queue",
         "/etc/containers/systemd/evil.container",
         "/etc/systemd/system/evil.service",
         "/run/systemd/transient/evil.service",

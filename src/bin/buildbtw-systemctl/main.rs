@@ -3,9 +3,10 @@
 //!
 //! systemd accepts a connection on `/run/buildbtw-systemctl.sock`, which the hook's user alone can
 //! open, and starts this with the connection as stdin. All that it takes from there is one line of
-//! at most 128 bytes, which must be exactly a verb, a slug and a flag (`src/order.rs`); the rest is
-//! refused and recorded. Then it runs `systemctl` with fixed arguments, and `journalctl` to say why
-//! something failed: `systemctl.rs` has every command. No shell, no network, nothing else.
+//! at most 128 bytes, which must be exactly a verb, a slug and at most one flag (`src/order.rs`);
+//! the rest is refused and recorded. Then it runs `systemctl` with fixed arguments, and
+//! `journalctl` to say why something failed: `systemctl.rs` has every command. No shell, no
+//! network, nothing else.
 //!
 //! order → running (a mark) → notes (what the next boot starts) → systemctl → outcome.
 
@@ -125,7 +126,7 @@ fn tell(mut peer: &UnixStream, outcome: &Outcome) {
     let _ = peer.shutdown(Shutdown::Both);
 }
 
-/// Writes a record of our own, for what no call's record tells.
+/// Records what the hook's record of the call does not say.
 fn report(kind: Kind, branch: Option<&Branch>, message: &str) {
     let mut fields = Vec::new();
     fields.extend(branch.map(|branch| ("BUILDBTW_BRANCH", Value::from(branch.as_str()))));
@@ -191,12 +192,12 @@ impl Host {
             Verb::Undeploy => self.undeploy(branch),
             _ => self.deploy(branch, &running),
         };
-        // Before the answer, so that a status that is asked for after it sees what it says.
+        // Before the answer is sent, so that a later branch-status agrees with it.
         let is_alone = running.end(order, outcome.as_ref().err());
         match outcome {
             Ok(outcome) => {
                 tell(peer, &outcome);
-                // It was noted first, and it is so.
+                // accept() noted it already, and nothing changed since.
                 if is_alone {
                     return;
                 }
@@ -212,11 +213,11 @@ impl Host {
         }
     }
 
-    /// Marks the branch as being worked on, and notes what is asked for, so that a boot in the midst
-    /// of it does that.
+    /// Marks the branch as being worked on, and notes what is asked for, so that a boot in
+    /// between carries it out.
     fn accept(&self, order: &Order) -> Result<Running, Outcome> {
         let unit = order.branch.unit();
-        // Whoever does not wait is told at least this.
+        // A caller who does not wait would never learn this.
         if order.respond_async && show(&unit).is_ok_and(|known| known.load == "not-found") {
             return Err(Outcome::new(Kind::NoTemplate, format!("Unit {unit} not found.")));
         }
@@ -263,7 +264,7 @@ impl Host {
     /// Stops the unit, and what would start it again: visitors in its socket, or a pull.
     fn undeploy(&self, branch: &Branch) -> Result<Outcome, Outcome> {
         if has_template("buildbtw@.socket") {
-            // In one call with the unit, systemd would stop it last, and visitors would wait for that.
+            // In one call with the unit, the socket would stop last, and visitors would wait in it.
             Job::run("stop", &[&branch.socket_unit()]);
         }
         let (pull, unit) = (branch.pull_unit(), branch.unit());
@@ -308,7 +309,7 @@ impl Host {
             Ok(unit) => unit,
             Err(error) => return Outcome::new(Kind::Failed, error),
         };
-        // A branch that came up by itself after a failure is up.
+        // A later start that succeeded overrides a recorded failure.
         let failure = failure.filter(|failure| !(unit.is_up() && unit.invocation != failure.0));
         if is_running || unit.has_job() || unit.active == "deactivating" {
             Outcome::new(Kind::Running, format!("a job for {name} is running"))
@@ -331,7 +332,7 @@ impl Host {
         if let Ok(known) = show(unit)
             && known.load != "not-found"
         {
-            // A unit that systemd has forgotten already has nothing to tell.
+            // systemd has unloaded it: there is no state to show.
             if known.active != "inactive" {
                 let _ = write!(text, "\n{known}");
             }
@@ -342,7 +343,7 @@ impl Host {
     }
 }
 
-/// The outcome where something on this host is in the way.
+/// The outcome of an error on this host, before anything was done.
 fn not_done(what: &str, error: &io::Error) -> Outcome {
     Outcome::new(Kind::Failed, format!("nothing is done: {what}: {error}"))
 }

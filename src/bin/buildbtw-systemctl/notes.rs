@@ -16,7 +16,7 @@ pub fn is_noted(state: &Path, branch: &Branch) -> bool {
     state.join(branch.as_str()).exists()
 }
 
-/// Notes a branch, or no longer.
+/// Adds a branch's note, or removes it.
 pub fn note(state: &Path, branch: &Branch, is_up: bool) -> io::Result<()> {
     let file = state.join(branch.as_str());
     if is_up {
@@ -28,8 +28,8 @@ pub fn note(state: &Path, branch: &Branch, is_up: bool) -> io::Result<()> {
     }
 }
 
-/// Notes what is. Whatever other orders for the branch did meanwhile, and in whatever order they
-/// end, the last one to look leaves the truth.
+/// Sets the note by the unit's state. The orders for a branch look one after another, in whatever
+/// order they end, so the last one to look is right.
 pub fn note_the_truth(state: &Path, order: &Order, was_noted: bool) -> io::Result<()> {
     let lock = File::open(state)?;
     lock.lock()?;
@@ -37,7 +37,7 @@ pub fn note_the_truth(state: &Path, order: &Order, was_noted: bool) -> io::Resul
     if unit.is_active() {
         note(state, &order.branch, true)
     } else if unit.has_job() || unit.active == "deactivating" {
-        // Whoever asked for that looks when it is done.
+        // The order that caused it looks when it is done.
         Ok(())
     } else if order.verb == Verb::Undeploy || !was_noted {
         note(state, &order.branch, false)
@@ -47,8 +47,8 @@ pub fn note_the_truth(state: &Path, order: &Order, was_noted: bool) -> io::Resul
     }
 }
 
-/// Starts every branch that is noted, and waits for none, so that none is held up by another. A
-/// branch that a call is about is the call's.
+/// Starts every branch that is noted, without waiting, so that none delays another. A branch with
+/// a running order is left to that order.
 ///
 /// # Errors
 ///

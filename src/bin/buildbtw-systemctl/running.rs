@@ -14,13 +14,13 @@ use buildbtw_hook::order::{Order, Outcome, Verb};
 
 use crate::systemctl::show;
 
-/// So many deployments run at a time; the others wait. Undeployments are not counted, so a host
+/// How many deployments run at a time; the others wait. Undeployments are not counted, so a host
 /// whose deployments all hang can still be cleared.
 pub const DEPLOYMENTS: u32 = 64;
 /// How often the first in the queue looks for a place, and the others whether they are the first.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Waits at most this long for one of the places that deployments have. It is the caller's until
+/// Waits at most this long for a place among the deployments that run. The caller holds it until
 /// the file is closed.
 pub fn place(runtime: &Path, wait: Duration) -> io::Result<Option<File>> {
     let deadline = Instant::now() + wait;
@@ -98,13 +98,13 @@ impl Running {
         self.first_line().ends_with(" undeploy")
     }
 
-    /// Ends it, and leaves the failure of a deployment for the status. Says whether no other order
-    /// for the branch began or ended meanwhile, so that what came of this one is what is.
+    /// Ends it, and leaves the failure of a deployment for the status. Returns whether no other
+    /// order for the branch began or ended meanwhile, so that its outcome is the branch's state.
     pub fn end(self, order: &Order, failure: Option<&Outcome>) -> bool {
-        // To ask for the lock alone gives up the shared one, flock(2).
+        // Taking the exclusive lock gives up the shared one, flock(2).
         let is_alone = self.file.try_lock().is_ok() && self.first_line() == self.line;
         let is_undeployed = self.is_undeployed();
-        // What goes wrong here costs the status alone, or one look more.
+        // An error here makes branch-status less precise, or costs one more look; no more.
         let _ = match failure {
             Some(failure) if order.verb == Verb::Deploy && !is_undeployed => {
                 let unit = show(&order.branch.unit());

@@ -71,7 +71,7 @@ pub fn show(unit: &str) -> Result<Unit, String> {
     let properties = "--property=LoadState,ActiveState,SubState,Result,Job,InvocationID,CanClean";
     let shown = Job::run("show", &[properties, unit]);
     if shown.code() != Some(0) {
-        return Err(format!("systemd does not tell about {unit}: {}", shown.words()));
+        return Err(format!("cannot read the state of {unit}: {}", shown.words()));
     }
     let stdout =
         shown.output.as_ref().map_or_else(|_| String::new(), |output| said(&output.stdout));
@@ -100,8 +100,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// Runs it on units, before whose names options may stand; and again where it could not reach
-    /// systemd.
+    /// Runs `systemctl VERB` with options, if any, and units; again while it cannot reach systemd.
     pub fn run(verb: &'static str, arguments: &[&str]) -> Self {
         let begin = Instant::now();
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
@@ -116,7 +115,7 @@ impl Job {
                 .output();
             let units = units.iter().map(ToString::to_string).collect();
             let job = Self { verb, units, since, output };
-            // To start what is being started is to wait for it.
+            // Repeating the start of a unit that is starting only waits for it.
             let waits = verb == "start" && job.words().contains("wait");
             let again = job.could_not_connect() || waits && job.is_cut_off();
             if !again || begin.elapsed() > BACK {
@@ -158,9 +157,9 @@ impl Job {
         }
     }
 
-    /// The invocation of the unit that failed. By now it may be another one's turn
-    /// (`Restart=`), or systemd may have forgotten the unit (`CollectMode=`); so it is asked for
-    /// where systemd said so.
+    /// The invocation of the unit that failed. By now the unit may have been
+    /// started again (`Restart=`) or unloaded (`CollectMode=`), so systemd's record of the failure
+    /// is asked.
     pub fn failed_invocation(&self, unit: &Unit) -> String {
         // What systemd and the unit wrote before the job ended may still be on its way.
         let _ = command("journalctl").arg("--sync").output();
@@ -187,8 +186,8 @@ impl Job {
     }
 }
 
-/// The last lines that one start of a unit wrote, indented. It must not matter to whoever reads
-/// them what they hold: control characters are escaped.
+/// The last lines that one start of a unit wrote, indented. Control characters are
+/// escaped, so they are safe to print.
 pub fn last_lines(count: usize, invocation: &str) -> String {
     if count == 0 || invocation.is_empty() {
         return String::new();
