@@ -240,7 +240,8 @@ def main():
     for measurement in MEASUREMENTS:
         if not names or measurement.__name__ in names:
             measurement()
-    figures.write(Path(out) / "figures.csv")
+            # What comes after it may fail.
+            figures.write(Path(out) / "figures.csv")
 
 
 main()

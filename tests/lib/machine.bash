@@ -106,12 +106,13 @@ remove_cgroups() {
     done
 }
 
-# A machine with the program installed as an operator installs it.
+# prepared_machine [OPTION...]: a machine with the program installed as an operator installs it.
 prepared_machine() {
     prerequisites
     build
     built_root
-    boot --volatile=overlay --tmpfs=/var/lib/containers:mode=0755
+    (($#)) || set -- --tmpfs=/var/lib/containers:mode=0755
+    boot --volatile=overlay "$@"
     step "installing buildbtw-hook in it, with a registry, an image and a template" \
         inside /src/tests/fixtures/prepare
 }
@@ -178,5 +179,6 @@ finish() {
         nsenter -t "$leader" -a journalctl --no-pager -n 100 >&2 || true
     fi
     [[ $is_ours == no ]] || shut_down
+    [[ -z ${store:-} ]] || rm -rf --one-file-system "$store"
     exit "$status"
 }
