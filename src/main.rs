@@ -95,13 +95,13 @@ fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Refusa
     if let Some(ip) = request.real_ip() {
         call.caller = ip.to_string();
     }
-    request.is_for_hooks()?;
+    request.require_hooks_path()?;
     let authorization = request.authorization()?;
     let credential = token::load(settings.credentials.as_deref())?;
     let token = token::admit(token::tokens(&credential), authorization)?;
     call.token_name = token.name.map(str::to_owned);
     let verb = *call.verb.insert(request.verb()?);
-    let branch = call.branch.insert(settings.allowed(&request.branch()?)?).clone();
+    let branch = call.branch.insert(settings.allowed_branch(&request.branch()?)?).clone();
     let order = Order { verb, branch, respond_async: request.prefers_async() };
     let outcome = root_side::carry_out(&order, &settings.orders, settings.wait);
     Ok(Answer::to(verb, outcome))

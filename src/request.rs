@@ -36,7 +36,7 @@ impl Request {
     }
 
     /// Refuses what is not under `/hooks/`, before it looks at the token.
-    pub fn is_for_hooks(&self) -> Result<(), Refusal> {
+    pub fn require_hooks_path(&self) -> Result<(), Refusal> {
         if self.path().starts_with("/hooks/") { Ok(()) } else { Err(self.not_found()) }
     }
 
@@ -250,12 +250,14 @@ mod tests {
             "/favicon.ico",
             "//hooks/deploy-branch",
             "*",
+            "localhost:5000",
+            "/%2e%2e/hooks/deploy-branch",
             "/Hooks/x",
             "/%68ooks/deploy-branch",
             "/x/hooks/deploy-branch",
             "/\"'\\",
         ] {
-            let refusal = request("GET", target, &[], "").is_for_hooks().unwrap_err();
+            let refusal = request("GET", target, &[], "").require_hooks_path().unwrap_err();
             assert!(matches!(refusal, Refusal::NoSuchPath(_)), "{target}");
         }
         for path in [
@@ -273,7 +275,7 @@ mod tests {
             "/hooks/deploy",
         ] {
             let request = request("GET", &format!("{path}?branch=x"), &[], "");
-            assert_eq!(request.is_for_hooks(), Ok(()));
+            assert_eq!(request.require_hooks_path(), Ok(()));
             assert_eq!(request.verb(), Err(Refusal::NoSuchPath(quote(path))));
         }
         for verb in Verb::ALL {

@@ -63,7 +63,7 @@ impl Settings {
     /// # Errors
     ///
     /// Fails otherwise.
-    pub fn allowed(&self, name: &str) -> Result<Branch, Refusal> {
+    pub fn allowed_branch(&self, name: &str) -> Result<Branch, Refusal> {
         let branch = Branch::new(name).map_err(Refusal::NotASlug)?;
         match &self.branches {
             Some(list) if !list.split_whitespace().any(|allowed| allowed == branch.as_str()) => {
@@ -100,7 +100,7 @@ mod tests {
                 wait: Duration::ZERO,
                 branches: list.map(str::to_owned),
             };
-            assert_eq!(settings.allowed("main").is_ok(), allowed, "{list:?}");
+            assert_eq!(settings.allowed_branch("main").is_ok(), allowed, "{list:?}");
         }
     }
 }

@@ -30,7 +30,7 @@ use buildbtw_hook::order::{Kind, MAX_ORDER, Order, Outcome, Verb};
 use log::Level;
 use log::kv::Value;
 
-use notes::{is_noted, note, note_the_truth, restore};
+use notes::{is_noted, note, restore, update_note};
 use running::{DEPLOYMENTS, Running, place};
 use systemctl::{Job, NOT_LOADED, Unit, has_template, last_lines, show};
 
@@ -207,7 +207,7 @@ impl Host {
             }
             Err(failure) => tell(peer, &failure),
         }
-        if let Err(error) = note_the_truth(&self.state, order, was_noted) {
+        if let Err(error) = update_note(&self.state, order, was_noted) {
             let message = format!("the next boot may not agree with branch {branch}: {error}");
             report(Kind::Failed, Some(branch), &message);
         }

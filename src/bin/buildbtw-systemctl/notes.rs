@@ -30,7 +30,7 @@ pub fn note(state: &Path, branch: &Branch, is_up: bool) -> io::Result<()> {
 
 /// Sets the note by the unit's state. The orders for a branch look one after another, in whatever
 /// order they end, so the last one to look is right.
-pub fn note_the_truth(state: &Path, order: &Order, was_noted: bool) -> io::Result<()> {
+pub fn update_note(state: &Path, order: &Order, was_noted: bool) -> io::Result<()> {
     let lock = File::open(state)?;
     lock.lock()?;
     let unit = show(&order.branch.unit()).map_err(io::Error::other)?;
