@@ -25,12 +25,6 @@ include /etc/nginx/nginx.d/*.conf;
     "snippets/listen-443.conf": "listen 443 ssl;\nlisten [::]:443 ssl;\nhttp2 on;\n",
 }
 
-# The call of today's CI, word for word but for the names of its variables.
-CALL = """\
-curl --no-progress-meter --location --fail-with-body --header "Authorization: Bearer $TOKEN" \
-"https://$HOST/hooks/deploy-branch?image-tag=$TAG"
-"""
-
 # A play is cut off in each of these.
 TASKS = [
     "Write the name of the image",
@@ -62,12 +56,6 @@ class Today(Host):
 
     def play_command(self, *options):
         return super().play_command("-i", f"{INVENTORY}/hosts.yml", *options)
-
-    def ci(self, tag):
-        """What CI prints, and its exit status."""
-        variables = {"TOKEN": self.token, "HOST": self.name, "TAG": tag, "CURL_CA_BUNDLE": self.certificate}
-        settings = [f"{name}={value}" for name, value in variables.items()]
-        return self.run("env", *settings, "bash", "-euc", CALL)
 
     def play_until(self, task):
         """The playbook, killed once it has begun a task."""
@@ -103,9 +91,9 @@ def test_it_runs_its_branch_without_a_call(host):
 
 def test_the_call_of_todays_ci(host):
     host.push("staging", "v2", ENTRY_POINT)
-    assert "staging is deployed" in host.ci("staging").stdout
+    assert "staging is deployed" in host.todays_ci("deploy-branch", "staging").stdout
     assert_told(host.get("https://HOST/"), 200, "version v2")
-    refused = host.ci("main")
+    refused = host.todays_ci("deploy-branch", "main")
     assert refused.returncode == 22
     assert "403" in refused.stdout
 

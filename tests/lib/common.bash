@@ -154,7 +154,7 @@ build() {
 
 # What the tests run in a container in place of buildbtw.
 build_backend() {
-    as_builder rustc --edition 2024 -O -C target-feature=+crt-static -o "$repo/target/backend" \
+    [[ $repo/target/backend -nt $repo/tests/fixtures/backend.rs ]] || as_builder rustc --edition 2024 -O -C target-feature=+crt-static -o "$repo/target/backend" \
         "$repo/tests/fixtures/backend.rs"
 }
 
