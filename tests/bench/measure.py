@@ -89,19 +89,13 @@ def memory(whom):
 @contextmanager
 def peak_memory(whom):
     """The most memory that it has in the body, by looking again and again; a list of all looks."""
-    looks, ended = [memory(whom)], threading.Event()
 
     def look():
-        while not ended.wait(0.1):
-            looks.append(memory(whom))
+        time.sleep(0.1)
+        return memory(whom)
 
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
+    with host.repeated(look) as looks:
         yield looks
-    finally:
-        ended.set()
-        looking.join()
 
 
 def burst(what, server, callers):

@@ -1,12 +1,9 @@
 """What visitors of a branch get while it is redeployed: by the hook, and as the old hosts did it."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Event
 
 import host
 import servers
@@ -21,7 +18,6 @@ Environment=VERSION=v1
 Volume=/src/target/backend:/backend:ro
 Volume=/src/target/backend:/bin/curl:ro
 """
-SHIPPED = ["buildbtw@.socket", "buildbtw-failed@.target", "buildbtw-pull@.service", "buildbtw.slice"]
 
 
 @dataclass(frozen=True)
@@ -44,28 +40,9 @@ def visit():
     return time.monotonic(), answer.startswith(b"HTTP/1.1 200 ")
 
 
-@contextmanager
-def visitors():
-    """Visitors who ask without a pause in the body; the list has their visits after it."""
-    visits, ended = [], Event()
-
-    def ask():
-        while not ended.is_set():
-            visits.append(visit())
-
-    with ThreadPoolExecutor(VISITORS) as pool:
-        asking = [pool.submit(ask) for _ in range(VISITORS)]
-        try:
-            yield visits
-        finally:
-            ended.set()
-    for each in asking:
-        each.result()
-
-
 def seen(redeploy):
     """What visitors see of a redeployment."""
-    with visitors() as visits:
+    with host.repeated(*VISITORS * [visit]) as visits:
         time.sleep(0.5)
         redeploy()
         time.sleep(0.5)
@@ -76,7 +53,7 @@ def seen(redeploy):
 
 def by_the_hook():
     """The template as it is shipped, with its socket and its pull."""
-    return host.shipped(*SHIPPED) | {
+    return host.shipped(*host.TEMPLATES) | {
         Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/buildbtw\n",
         Path("/etc/buildbtw/environment"): "",
         Path(f"{host.TEMPLATE}.d/bench.conf"): BACKEND,

@@ -170,15 +170,21 @@ kept_or_new_machine() {
 
 # Whether the machine ends with this run, and whether its journal says why a run failed.
 is_ours=yes is_explained=no
+# The process groups that run beside us, and a directory that goes with us.
+beside=() store=''
 
 finish() {
-    local status=$?
+    local status=$? run
     end_step
+    for run in "${beside[@]}"; do
+        kill -TERM -- "-$run" 2>/dev/null || true
+        while is_running "-$run"; do sleep 0.1; done
+    done
     if [[ -n $leader && $is_explained == no && $status != 0 && $status != 130 ]]; then
         echo "--- the machine's journal, its last 100 lines:" >&2
         nsenter -t "$leader" -a journalctl --no-pager -n 100 >&2 || true
     fi
     [[ $is_ours == no ]] || shut_down
-    [[ -z ${store:-} ]] || rm -rf --one-file-system "$store"
+    [[ -z $store ]] || rm -rf --one-file-system "$store"
     exit "$status"
 }

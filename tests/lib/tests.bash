@@ -9,7 +9,8 @@ build_fixtures() {
     local name
     as_builder mkdir -p "$repo/target"
     for name in constant attempt; do
-        as_builder cc -O2 -static -o "$repo/target/$name" "$repo/tests/fixtures/$name.c"
+        [[ $repo/target/$name -nt $repo/tests/fixtures/$name.c ]] ||
+            as_builder cc -O2 -static -o "$repo/target/$name" "$repo/tests/fixtures/$name.c"
     done
     build_backend
     # libfaketime gets into no static executable.
@@ -25,37 +26,36 @@ tests() {
     fi
     (cd "$repo" && as_builder cargo test --locked)
     "$repo/tests/packages"
-    # The hosts are Arch: Debian's next has the systemd that they have.
+    build_fixtures
+    of_each_suite "$repo/tests/machine" test tests/system
+    of_each_suite "$repo/tests/hosts/run"
+}
+
+# of_each_suite CMD...: CMD for Debian's released suite and, since the hosts are Arch, for its next,
+# which has the systemd that they have. Both at the same time; each line says of which it is.
+of_each_suite() {
+    local suite run status=0
+    # In a process group each, so that they end as a whole; what prints their last words ends last.
+    set -m
     for suite in ${SUITE:-trixie forky}; do
-        echo "in a machine of Debian's $suite:"
-        in_machine tests/system
-        step "calling without D-Bus" nsenter -t "$leader" -a /src/tests/fixtures/without-dbus
-        shut_down
+        (SUITE=$suite "$@" 2>&1 </dev/null | (trap '' TERM && exec sed -u "s/^/$suite: /") ) &
+        beside+=($!)
     done
-    hosts
+    set +m
+    for run in "${beside[@]}"; do
+        wait "$run" || status=1
+    done
+    beside=()
+    return "$status"
 }
 
 in_machine() {
     build_fixtures
     prepared_machine
     inside python3 -m pytest -p no:cacheprovider "$@"
-}
-
-# The hosts of each suite at the same time: most of it is waiting.
-hosts() {
-    local status=0 log of=() suite run
-    log=$(mktemp -d)
-    for suite in ${SUITE:-trixie forky}; do
-        SUITE=$suite "$repo/tests/hosts/run" >"$log/$suite" 2>&1 &
-        of+=("$suite:$!")
-    done
-    for run in "${of[@]}"; do
-        wait "${run#*:}" || status=1
-        echo "the three hosts, of Debian's ${run%:*}:"
-        cat "$log/${run%:*}"
-    done
-    rm -r "$log"
-    return "$status"
+    # What runs the others waits for them over D-Bus.
+    [[ $* != tests/system ]] ||
+        step "calling without D-Bus" nsenter -t "$leader" -a /src/tests/fixtures/without-dbus
 }
 
 # bench [NAME...]: all measurements, or the named ones, of which the figures are shown and not kept.
@@ -77,7 +77,6 @@ bench() {
     inside sh -ec 'mkdir /run/bench && python3 tests/bench/measure.py /run/bench "$@"' sh "$@"
     (($#)) || keep_figures
 }
-store=''
 
 keep_figures() {
     inside sh -ec 'python3 tests/bench/report.py /run/bench

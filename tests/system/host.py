@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -141,6 +142,25 @@ def in_background(made):
         yield pool.submit(made)
 
 
+@contextmanager
+def repeated(*calls):
+    """Calls made at the same time, each again and again; the list has their results after the body."""
+    results, ended = [], Event()
+
+    def repeat(made):
+        while not ended.is_set():
+            results.append(made())
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        repeating = [pool.submit(repeat, each) for each in calls]
+        try:
+            yield results
+        finally:
+            ended.set()
+    for each in repeating:
+        each.result()
+
+
 # --- systemd
 
 
@@ -219,7 +239,7 @@ def peak_memory(pid):
     return int(peak[1]) if peak else 0
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=20):
     """The first true value of a condition; fails where there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -326,6 +346,10 @@ def held(branch, command="ExecStartPre"):
             gate.touch()
             until(lambda: state(branch) not in ("activating", "deactivating"))
             gate.unlink()
+
+
+# What a branch of buildbtw's own template is made of, beside the Quadlet.
+TEMPLATES = ["buildbtw@.socket", "buildbtw-failed@.target", "buildbtw-pull@.service", "buildbtw.slice"]
 
 
 def shipped(*names):

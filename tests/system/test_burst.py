@@ -8,7 +8,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 import host
+
+pytestmark = pytest.mark.alone
 
 MANY = 200
 HANGING = 60
@@ -137,16 +141,6 @@ def test_callers_that_never_finish(journal):
     assert min(durations) >= ARRIVAL_MS
     assert max(durations) < ARRIVAL_MS + 1000
     settled()
-
-
-def test_a_message_that_lacks_its_last_byte():
-    message = authorised("/hooks/deploy-branch?branch=feature-x")[:-1]
-    start = time.monotonic()
-    answers = host.at_once(lambda: host.exchange("tcp", message), lambda: host.exchange("unix", message))
-    assert [answer.status for answer in answers] == [408, 408]
-    assert {answer.text for answer in answers} == {"no whole request within 10 s\n"}
-    assert time.monotonic() - start >= ARRIVAL_MS / 1000
-    assert host.state("feature-x") == "inactive"
 
 
 def test_half_open_connections():

@@ -5,7 +5,11 @@ import socket
 import statistics
 import time
 
+import pytest
+
 import host
+
+pytestmark = pytest.mark.alone
 
 EXECUTABLE = "/usr/local/bin/buildbtw-hook"
 CONSTANT = "/src/target/constant"

@@ -95,11 +95,8 @@ def test_record_of_a_call_that_takes_long(journal):
     [
         (real_ip("192.0.2.1"), "192.0.2.1"),
         (real_ip("2001:DB8::1"), "2001:db8::1"),
-        (["--header", "x-real-ip:192.0.2.1"], "192.0.2.1"),
         (real_ip("192.0.2.1 x=y"), None),
-        (real_ip("someone"), None),
-        (real_ip("192.0.2.256"), None),
-        (real_ip(""), None),
+        ([], None),
     ],
 )
 def test_caller(transport, options, caller, journal):

@@ -206,7 +206,7 @@ def review_host():
     host.TEMPLATE.write_bytes(template)
     Path("/etc/nginx/conf.d/buildbtw.conf").unlink()
     shutil.rmtree("/etc/systemd/system/buildbtw@.socket.d")
-    for unit in ("buildbtw@.socket", "buildbtw-failed@.target", "buildbtw-pull@.service", "buildbtw.slice"):
+    for unit in host.TEMPLATES:
         Path("/etc/systemd/system", unit).unlink()
     host.systemctl("daemon-reload")
 

@@ -1,10 +1,9 @@
 """The packages of Debian and Arch: installed, upgraded during calls, removed, and beside systemd/install."""
 
-import contextlib
 import re
 import shutil
 import subprocess
-import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,27 +167,16 @@ def more_answers(told, count):
     host.until(lambda: len(told) > seen + count)
 
 
-@contextlib.contextmanager
 def callers():
-    """Callers who come one after another on both addresses; the body gets what they were told."""
-    ended, told = threading.Event(), []
+    """Callers who come one after another on both addresses; the list has what they were told."""
 
-    def call(transport):
-        while not ended.is_set():
-            try:
-                told.append(host.undeploy("nobody", transport=transport).status)
-            except AssertionError as lost:
-                told.append(str(lost))
+    def told(transport):
+        try:
+            return host.undeploy("nobody", transport=transport).status
+        except AssertionError as lost:
+            return str(lost)
 
-    threads = [threading.Thread(target=call, args=(transport,)) for transport in host.TRANSPORTS * 2]
-    for thread in threads:
-        thread.start()
-    try:
-        yield told
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
+    return host.repeated(*(partial(told, transport) for transport in host.TRANSPORTS * 2))
 
 
 def deployed():

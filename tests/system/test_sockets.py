@@ -3,10 +3,7 @@
 import http.client
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 from typing import NamedTuple
 
 import pytest
@@ -22,7 +19,6 @@ SERVICE = f"buildbtw@{BRANCH}.service"
 @pytest.fixture(scope="module", autouse=True)
 def quadlet(nginx):
     """buildbtw's own template, and what goes with it."""
-    units = ["buildbtw@.socket", "buildbtw-failed@.target", "buildbtw-pull@.service", "buildbtw.slice"]
     conf = {
         Path("/etc/systemd/system/buildbtw@.socket.d/nginx.conf"): "[Socket]\nSocketGroup=www-data\n",
         Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/archlinux/buildbtw/backend\n",
@@ -32,7 +28,7 @@ def quadlet(nginx):
         host.TEMPLATE: Path("/src/systemd/buildbtw@.container").read_text(),
     }
     push("v1")
-    with host.files(host.shipped(*units) | conf):
+    with host.files(host.shipped(*host.TEMPLATES) | conf):
         yield
 
 
@@ -60,23 +56,9 @@ def visit(branch=BRANCH):
     return Visit(answer.status, text, time.monotonic() - begin)
 
 
-@contextmanager
 def visitors(count=20):
-    """Visitors who ask without a pause in the body; the list has their visits after it."""
-    visits, done = [], Event()
-
-    def ask():
-        while not done.is_set():
-            visits.append(visit())
-
-    with ThreadPoolExecutor(count) as pool:
-        asking = [pool.submit(ask) for _ in range(count)]
-        try:
-            yield visits
-        finally:
-            done.set()
-    for each in asking:
-        each.result()
+    """Visitors who ask without a pause; the list has their visits."""
+    return host.repeated(*count * [visit])
 
 
 def is_told_at_once(status):
@@ -126,6 +108,7 @@ def test_never_deployed():
     assert branch_status() == 404
 
 
+@pytest.mark.alone
 def test_undeployed(jobs):
     assert deploy(BRANCH).status == 200
     jobs()
@@ -175,6 +158,7 @@ def test_deploy_and_undeploy_at_once(first, offset):
         assert visit().status == (200 if is_deployed else 404)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("first", [True, False], ids=["first", "again"])
 def test_a_start_that_fails(first):
     push("v1")

@@ -65,13 +65,6 @@ def test_queued(transport):
         host.until(lambda: host.state("main") == "inactive")
 
 
-@over_both
-def test_queued_only_where_that_is_preferred(transport):
-    answer = call(transport, f"{UNDEPLOY}?branch=main", *header("Prefer: respond-async-not"))
-    assert answer.status == 200
-    assert "preference-applied" not in answer.headers
-
-
 CHUNKED = [*header("Transfer-Encoding: chunked"), *form("branch=feature-x")]
 SLUG = "send CI_COMMIT_REF_SLUG, 1 to 63 of 0-9 a-z -, no - at either end"
 
@@ -106,13 +99,6 @@ def test_refused(transport, path, options, status, words, feature_x, jobs):
     # Whatever was asked, systemd was asked for nothing.
     assert jobs() == []
     assert host.state(feature_x) == "active"
-
-
-@over_both
-def test_as_much_as_allowed(transport):
-    head = header(f"X: {'x' * 15000}")
-    body = form(f"branch=main&x={'x' * 16000}")
-    assert call(transport, UNDEPLOY, *head, *body).status == 200
 
 
 @over_both
