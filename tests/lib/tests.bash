@@ -26,19 +26,21 @@ tests() {
     fi
     (cd "$repo" && as_builder cargo test --locked)
     "$repo/tests/packages"
-    build_fixtures
-    of_each_suite "$repo/tests/machine" test tests/system
-    of_each_suite "$repo/tests/hosts/run"
+    # The hosts are Arch: Debian's next has the systemd that they have.
+    for suite in ${SUITE:-trixie forky}; do
+        echo "in a machine of Debian's $suite:"
+        SUITE=$suite "$repo/tests/machine" test tests/system
+    done
+    hosts
 }
 
-# of_each_suite CMD...: CMD for Debian's released suite and, since the hosts are Arch, for its next,
-# which has the systemd that they have. Both at the same time; each line says of which it is.
-of_each_suite() {
+# The hosts of both suites at the same time, since they measure nothing. Each line says of which it is.
+hosts() {
     local suite run status=0
     # In a process group each, so that they end as a whole; what prints their last words ends last.
     set -m
     for suite in ${SUITE:-trixie forky}; do
-        (SUITE=$suite "$@" 2>&1 </dev/null | (trap '' TERM && exec sed -u "s/^/$suite: /") ) &
+        (SUITE=$suite "$repo/tests/hosts/run" 2>&1 </dev/null | (trap '' TERM && exec sed -u "s/^/$suite: /") ) &
         beside+=($!)
     done
     set +m

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 
 import pytest
@@ -10,29 +9,11 @@ import pytest
 import host
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "alone: measures or loads the host, so no other machine's test runs")
-
-
 def pytest_sessionstart(session):
     """These tests uninstall, stop and overwrite: not on anyone's host."""
     detected = subprocess.run(["systemd-detect-virt", "--container"], capture_output=True)
     if detected.stdout.strip() != b"systemd-nspawn" or not Path("/src/tests/machine").exists():
         pytest.exit("these tests run in the test machine: tests/machine test", returncode=2)
-
-
-@pytest.fixture(autouse=True)
-def place(request):
-    """On the host, which is shared with the machine of another suite: one of many, or all of it.
-
-    Who waits for his turn is let in before those who come after him.
-    """
-    alone = request.node.get_closest_marker("alone")
-    with open("/src/Cargo.toml") as turn, open("/src/Cargo.lock") as taken:
-        flock(turn, LOCK_EX)
-        flock(taken, LOCK_EX if alone else LOCK_SH)
-        flock(turn, LOCK_UN)
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,11 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 import host
-
-pytestmark = pytest.mark.alone
 
 MANY = 200
 HANGING = 60

@@ -5,11 +5,7 @@ import socket
 import statistics
 import time
 
-import pytest
-
 import host
-
-pytestmark = pytest.mark.alone
 
 EXECUTABLE = "/usr/local/bin/buildbtw-hook"
 CONSTANT = "/src/target/constant"

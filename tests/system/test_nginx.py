@@ -12,8 +12,6 @@ import pytest
 
 import host
 
-pytestmark = pytest.mark.alone
-
 HTTPS, HTTP = 8085, 8086
 # <linux/in6.h>: an address that no interface has.
 IPV6_FREEBIND = 78

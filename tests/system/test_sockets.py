@@ -108,7 +108,6 @@ def test_never_deployed():
     assert branch_status() == 404
 
 
-@pytest.mark.alone
 def test_undeployed(jobs):
     assert deploy(BRANCH).status == 200
     jobs()
@@ -158,7 +157,6 @@ def test_deploy_and_undeploy_at_once(first, offset):
         assert visit().status == (200 if is_deployed else 404)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("first", [True, False], ids=["first", "again"])
 def test_a_start_that_fails(first):
     push("v1")
@@ -218,7 +216,8 @@ def test_a_reboot():
     is_told_at_once(404)
     assert host.systemctl("list-unit-files", "--no-legend", "buildbtw@.socket").split()[1] == "static"
     host.systemctl("start", "buildbtw-hook-restore.service")
-    host.until(SOCKET.exists)
+    # It is there before it is nginx's to open.
+    host.until(lambda: host.state_of(f"buildbtw@{BRANCH}.socket") == "active")
     told = visit()
     assert told.status == 200, "who comes before the container waits for it"
     host.until(lambda: branch_status() == 200)
