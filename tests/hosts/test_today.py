@@ -1,6 +1,7 @@
 """Today's staging host: by the second inventory, beside nginx as that host's own role sets it up."""
 
 import os
+import re
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,6 @@ TASKS = [
     "Install what differs from host to host",
     "Copy its executables",
     "Run the installer",
-    "Configure nginx",
 ]
 
 
@@ -80,6 +80,11 @@ def host():
 def test_a_play_that_breaks_off_is_run_again(host):
     for task in TASKS:
         host.play_until(task)
+    # nginx is to read what is new, and cannot.
+    host.shell("mkdir -p /etc/nginx/nginx.d && echo nonsense >/etc/nginx/nginx.d/broken.conf")
+    assert host.play()["failed"] == 1
+    assert re.search(r"Have nginx read it\] \**\s+fatal:", host.played)
+    host.shell("rm /etc/nginx/nginx.d/broken.conf")
     host.set_up()
 
 
