@@ -276,7 +276,10 @@ fn deployments_that_hang_hold_up_deployments_and_nothing_else() {
     assert!(order(&host, "deploy x\n").starts_with("overloaded\n64 deployments are running"));
     assert_eq!(host.take_calls(), NOT_RUN);
     assert_eq!(host.state(), NOT_RUN);
-    host.answers(deploy_x(), 503, "64 deployments are running: nothing is done\n", NOT_RUN);
+    let words = "64 deployments are running: nothing is done\n";
+    host.answers(deploy_x(), 503, words, NOT_RUN);
+    // Who polls need not go on.
+    host.answers(get(&format!("{STATUS}?branch=x")), 424, words, NOT_RUN);
     let host = host.unset("BUILDBTW_QUEUE_SEC");
     let mut waiting = [host.give("deploy y\n"), host.give("deploy z\n")];
     assert!(order(&host, "undeploy x\n").starts_with("done\n"));

@@ -40,6 +40,7 @@ ATTEMPTS = {
     "memfd_create": (EPERM, "done"),
     "execveat": (EPERM, ENOENT),
     "execve_shell": (ENOENT, ""),
+    "forked": ("done", "done"),
     "ended_child": (EPERM, "done"),
     "kill_everyone": (EPERM, "done"),
     "ptrace": (EPERM, "done"),
@@ -191,8 +192,7 @@ SERVICE, OBJECT = "org.freedesktop.systemd1", "/org/freedesktop/systemd1"
 REFUSED = re.compile("Interactive authentication required|Access denied|Permission denied")
 # What only tells, or keeps a unit's description in memory; Ref is dropped with the connection.
 TELLS = re.compile(
-    "^(Get|List|Lookup|Load|Introspect|Ping|Subscribe|Unsubscribe|Ref|Unref|Dump|QueueSignal"
-    "|StartAuxiliaryScope|AttachProcessesToUnit)"
+    "^(Get|List|Lookup|Load|Introspect|Ping|Subscribe|Unsubscribe|Unref|Dump|StartAuxiliaryScope)"
 )
 # busctl cannot pass a file descriptor.
 NEEDS_A_DESCRIPTOR = "h"
@@ -241,7 +241,7 @@ def argument(kind, name, method):
     if kind.startswith("a"):
         return ["0"]
     if name == "signal":
-        return ["15"]
+        return ["34" if "Queue" in method else "15"]  # the first that can be queued, signal(7)
     if "Job" in method and name == "id":
         return [host.unit(BUSY, "Job")["Job"]]
     return VALUES[kind].split()

@@ -112,6 +112,14 @@ def test_a_boot_pulls_nothing():
     assert host.container(BRANCH)[1] == running[1], "what was deployed"
 
 
+def test_a_pull_that_cannot_begin():
+    """systemctl's exit status is then what it is where there is no such template."""
+    with host.drop_in(PULL, "[Unit]\nRequires=nosuch.service\n"):
+        answer = deploy(BRANCH)
+    assert answer.status == 500
+    assert "Unit nosuch.service not found" in answer.text
+
+
 @contextmanager
 def slow_pull(seconds):
     """Every pull takes longer."""

@@ -218,7 +218,7 @@ impl Host {
     fn accept(&self, order: &Order) -> Result<Running, Outcome> {
         let unit = order.branch.unit();
         // A caller who does not wait would never learn this.
-        if order.respond_async && show(&unit).is_ok_and(|known| known.load == "not-found") {
+        if order.respond_async && is_missing(&unit) {
             return Err(Outcome::new(Kind::NoTemplate, format!("Unit {unit} not found.")));
         }
         let running = Running::begin(&self.runtime, order)
@@ -240,7 +240,7 @@ impl Host {
         if has_template("buildbtw-pull@.service") {
             let pull = branch.pull_unit();
             let pulled = Job::run("start", &[&pull]);
-            if pulled.code() != NOT_LOADED && pulled.code() != Some(0) {
+            if pulled.code() != Some(0) {
                 let running = show(&branch.unit()).is_ok_and(|unit| unit.is_active());
                 let rest = if running { "\nwhat ran before still runs" } else { "" };
                 return Err(self.failure(Kind::PullFailed, &pulled, &pull, rest));
@@ -256,8 +256,7 @@ impl Host {
             let text = format!("branch {branch} is deployed (restart of {unit})");
             return Ok(Outcome::new(Kind::Done, text));
         }
-        let kind =
-            if restarted.code() == NOT_LOADED { Kind::NoTemplate } else { Kind::StartFailed };
+        let kind = if is_missing(&unit) { Kind::NoTemplate } else { Kind::StartFailed };
         Err(self.failure(kind, &restarted, &unit, ""))
     }
 
@@ -314,7 +313,8 @@ impl Host {
         if is_running || unit.has_job() || unit.active == "deactivating" {
             Outcome::new(Kind::Running, format!("a job for {name} is running"))
         } else if let Some((_, failure)) = failure {
-            failure
+            // Whatever kept it from starting is over, so it is no 503 to be asked again.
+            Outcome::new(Kind::StartFailed, failure.text)
         } else if unit.is_up() {
             Outcome::new(Kind::Done, format!("branch {branch} is up ({name})"))
         } else if unit.active == "failed" || unit.is_active() {
@@ -341,6 +341,12 @@ impl Host {
         }
         Outcome::new(kind, text)
     }
+}
+
+/// Whether there is neither such a unit nor a template of it. systemctl's exit status does not tell:
+/// it is the same where a unit that this one requires is missing.
+fn is_missing(unit: &str) -> bool {
+    show(unit).is_ok_and(|known| known.load == "not-found")
 }
 
 /// The outcome of an error on this host, before anything was done.
