@@ -83,7 +83,7 @@ def test_a_play_that_breaks_off_is_run_again(host):
     # nginx is to read what is new, and cannot.
     host.shell("mkdir -p /etc/nginx/nginx.d && echo nonsense >/etc/nginx/nginx.d/broken.conf")
     assert host.play()["failed"] == 1
-    assert re.search(r"Have nginx read it\] \**\s+fatal:", host.played)
+    assert re.findall(r"TASK \[(.+)\]", host.played)[-1] == "buildbtw : Have nginx read it"
     host.shell("rm /etc/nginx/nginx.d/broken.conf")
     host.set_up()
 
