@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import date
 from functools import partial
 from itertools import chain, count
@@ -86,16 +86,14 @@ def memory(whom):
     return total / 1024
 
 
-@contextmanager
 def peak_memory(whom):
-    """The most memory that it has in the body, by looking again and again; a list of all looks."""
+    """The memory that it has, again and again; the list has all looks."""
 
     def look():
         time.sleep(0.1)
         return memory(whom)
 
-    with host.repeated(look) as looks:
-        yield looks
+    return host.repeated(look)
 
 
 def burst(what, server, callers):

@@ -29,7 +29,7 @@ NAMES = {
     "review": "buildbtw.archlinux.review",
 }
 
-# Word for word but for the names of its variables.
+# The call of today's CI, word for word but for the names of its variables.
 TODAYS_CALL = """\
 curl --no-progress-meter --location --fail-with-body --header "Authorization: Bearer $TOKEN" \
 "https://$HOST/hooks/$HOOK?image-tag=$TAG"

@@ -49,11 +49,16 @@ stepping=''
 # Ends a step that Ctrl-C came in the midst of, once it has put away what it made.
 end_step() {
     [[ -n $stepping ]] || return 0
-    kill -TERM -- "-$stepping" 2>/dev/null || true
-    while is_running "-$stepping"; do
+    end_group "$stepping"
+    stepping=''
+}
+
+# Ends a process group, and waits for it to be gone.
+end_group() {
+    kill -TERM -- "-$1" 2>/dev/null || true
+    while is_running "-$1"; do
         sleep 0.1
     done
-    stepping=''
 }
 
 # As root, with the settings that sudo would drop.

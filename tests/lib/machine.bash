@@ -177,8 +177,7 @@ finish() {
     local status=$? run
     end_step
     for run in "${beside[@]}"; do
-        kill -TERM -- "-$run" 2>/dev/null || true
-        while is_running "-$run"; do sleep 0.1; done
+        end_group "$run"
     done
     if [[ -n $leader && $is_explained == no && $status != 0 && $status != 130 ]]; then
         echo "--- the machine's journal, its last 100 lines:" >&2

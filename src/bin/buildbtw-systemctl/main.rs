@@ -256,7 +256,9 @@ impl Host {
             let text = format!("branch {branch} is deployed (restart of {unit})");
             return Ok(Outcome::new(Kind::Done, text));
         }
-        let kind = if is_missing(&unit) { Kind::NoTemplate } else { Kind::StartFailed };
+        // The exit status is the same where a unit that this one requires is missing.
+        let no_template = restarted.code() == NOT_LOADED && is_missing(&unit);
+        let kind = if no_template { Kind::NoTemplate } else { Kind::StartFailed };
         Err(self.failure(kind, &restarted, &unit, ""))
     }
 
@@ -343,8 +345,7 @@ impl Host {
     }
 }
 
-/// Whether there is neither such a unit nor a template of it. systemctl's exit status does not tell:
-/// it is the same where a unit that this one requires is missing.
+/// Whether there is neither such a unit nor a template of it.
 fn is_missing(unit: &str) -> bool {
     show(unit).is_ok_and(|known| known.load == "not-found")
 }
