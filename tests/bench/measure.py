@@ -17,8 +17,6 @@ from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
-sys.path.insert(0, "/src/tests/system")
-
 import host
 import servers
 import trace_of_a_call

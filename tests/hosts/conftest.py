@@ -6,8 +6,11 @@ import secrets
 import select
 import shlex
 import shutil
+import signal
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +18,8 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-REPO = Path(__file__).resolve().parents[2]
+from documents import REPO, blocks
+
 ENTER = REPO / "tests/hosts/enter"
 VAULT = "group_vars/all/vault_buildbtw.yml"
 KEYS = ["dev_deploy_token", "staging_deploy_token"]
@@ -58,9 +62,8 @@ class Answer(NamedTuple):
 
 
 def document(name):
-    """The lines of a block of ansible/README.md, one that opens with ```sh NAME."""
-    text = (REPO / "ansible/README.md").read_text()
-    return re.search(rf"^```sh {name}\n(.*?)^```$", text, re.M | re.S)[1].splitlines()
+    """The lines of a block of ansible/README.md."""
+    return blocks("ansible/README.md")[name].splitlines()
 
 
 class Host:
@@ -68,7 +71,8 @@ class Host:
 
     def __init__(self, stage):
         self.stage, self.name = stage, NAMES[stage]
-        self.directory = Path(os.environ["WORK"], f"host.{stage}")
+        self.directory = Path(tempfile.mkdtemp(prefix=f"host.{stage}.", dir=os.environ["WORK"]))
+        self.directory.chmod(0o755)
         for part in ("changes", "overlay", "root", "containers"):
             (self.directory / part).mkdir(parents=True)
         layers = f"upperdir={self.directory}/changes,workdir={self.directory}/overlay"
@@ -182,9 +186,10 @@ class Host:
 
     # --- Its operators
 
+    @contextmanager
     def control_host_process(self, *command):
-        """A command that runs in the operators' ansible/."""
-        return subprocess.Popen(
+        """A command that runs in the operators' ansible/, and is ended with a test that is."""
+        with subprocess.Popen(
             command,
             cwd=self.ansible,
             env=os.environ | self.environment | {"MACHINE_LEADER": self._leader},
@@ -192,7 +197,12 @@ class Host:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-        )
+        ) as process:
+            try:
+                yield process
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
 
     def on_control_host(self, *command):
         """What a command prints there; it must succeed."""
@@ -227,6 +237,15 @@ class Host:
         print(self.played)
         recap = re.search(rf"^{self.name} .*:(.*)", self.played, re.M)[1]
         return {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", recap)}
+
+    def play_until(self, task, *options):
+        """The playbook, killed once it has begun a task."""
+        with self.control_host_process(*self.play_command(*options)) as play:
+            for line in play.stdout:
+                if line.startswith("TASK") and task in line:
+                    os.killpg(play.pid, signal.SIGKILL)
+                    return
+        raise AssertionError(f"no task {task!r}")
 
     def set_up(self):
         """The playbook, which changes nothing when it is run again."""

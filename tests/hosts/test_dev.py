@@ -190,6 +190,8 @@ def test_a_reboot_brings_back_what_was_deployed(host):
     assert set(host.active()) == deployed - {"breaks"}
     assert_told(host.get("https://well.HOST/"), 200, "version v1")
     assert_told(host.get("https://away.HOST/"), 404, "no branch runs at")
+    # Between two tries: who comes during one waits, and is told 502 when it fails.
+    host.until("test ! -e /run/buildbtw/breaks/http.sock")
     assert_told(host.get("https://breaks.HOST/"), 404, "does not start")
     assert "Failed to start" in host.shell("journalctl -b -u buildbtw@breaks")
     assert_told(host.undeploy("breaks"), 200, "is not deployed any more")

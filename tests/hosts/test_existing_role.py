@@ -1,13 +1,13 @@
 """A review host as it is today, by a role of its own, and the steps of ansible/existing-role.md."""
 
 import json
-import re
 import secrets
 import textwrap
 
 import pytest
 
-from conftest import REPO, Host, assert_told
+from conftest import Host, assert_told
+from documents import blocks
 from test_today import NGINX
 
 NGINX_CONF = """\
@@ -82,10 +82,14 @@ HOOKS = [
 ]
 
 
+STEPS = blocks("ansible/existing-role.md", "yaml")
+
+
 class Existing(Host):
     """The review host of today."""
 
     token = secrets.token_hex(32)
+    taken: frozenset = frozenset()
 
     def write(self, path, text, mode=0o644):
         """A file of the host."""
@@ -112,12 +116,10 @@ class Existing(Host):
 
     def take(self, *steps):
         """Runs steps of the document."""
-        text = (REPO / "ansible/existing-role.md").read_text()
-        blocks = dict(re.findall(r"^```yaml (\w+)\n(.*?)^```$", text, re.M | re.S))
-        assert {*steps, "branch"} == blocks.keys()
         variables = {"buildbtw_hook_source": self.directory, "vault_buildbtw_deploy_token": self.token}
         lines = [f"    {name}: {value}\n" for name, value in variables.items()]
-        tasks = textwrap.indent("\n".join(blocks[step] for step in steps), "    ")
+        tasks = textwrap.indent("\n".join(STEPS[step] for step in steps), "    ")
+        self.taken |= {*steps}
         play = self.directory / "existing.yml"
         play.write_text(f"- hosts: all\n  gather_facts: false\n  vars:\n{''.join(lines)}  tasks:\n{tasks}")
         machine = self.ansible / "group_vars/all/machine.yml"
@@ -170,3 +172,14 @@ def test_a_reboot(host):
     host.starts("feature-x")
     assert host.active() == ["feature-x"], "no symlink brings an undeployed branch back"
     assert "is deployed" in host.todays_ci("deploy-branch", "feature-x").stdout
+
+
+def test_a_host_of_one_branch(host):
+    """The step that says which it is."""
+    host.push("staging")
+    host.take("branch")
+    assert host.taken == STEPS.keys()
+    assert "branch staging is deployed" in host.todays_ci("deploy-branch", "staging").stdout
+    refused = host.todays_ci("deploy-branch", "feature-x")
+    assert refused.returncode == 22
+    assert "403" in refused.stdout

@@ -75,7 +75,8 @@ wait_until_up() {
 # the machine's own seccomp filter and capabilities.
 inside() {
     nsenter -t "$leader" -a systemd-run --quiet --wait --pipe --collect \
-        --working-directory=/src --setenv=HOME=/root --setenv=PYTHONDONTWRITEBYTECODE=1 -- "$@"
+        --working-directory=/src --setenv=HOME=/root --setenv=PYTHONDONTWRITEBYTECODE=1 \
+        --setenv=PYTHONPATH=/src/tests/lib:/src/tests/system -- "$@"
 }
 
 shut_down() {

@@ -1,6 +1,5 @@
 """The README's commands do what it says, read from its own text."""
 
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -8,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import host
+from documents import blocks
 
 DOCUMENTS = ["README.md", "ansible/README.md", "tests/README.md", "tests/bench/README.md"]
-README = "\n".join(Path(document).read_text() for document in DOCUMENTS)
 # The blocks in ```sh NAME fences; what is not run here is run by tests/machine and tests/hosts.
-BLOCKS = dict(re.findall(r"^```sh (\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL))
+BLOCKS = {name: lines for document in DOCUMENTS for name, lines in blocks(document).items()}
 NOT_RUN_HERE = {"build", "developer", "hosts", "redeploy", "vault"}
 
 
@@ -28,7 +27,8 @@ def run_block(name):
 
 
 def test_every_command_of_the_readme_is_run_by_a_test():
-    assert len(re.findall(r"^```sh", README, re.MULTILINE)) == len(BLOCKS)
+    opened = "".join(Path(document).read_text() for document in DOCUMENTS).count("\n```sh")
+    assert opened == len(BLOCKS)
     assert BLOCKS.keys() == NOT_RUN_HERE | {"install", "try", "follow", "debug", "configure"}
 
 
