@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 UNITS = Path("/run/systemd/system")
 CONSTANT = "/usr/local/bin/constant"
 HOOK = "/usr/local/bin/buildbtw-hook"
+HOOKS = [HOOK, "/usr/local/lib/buildbtw-hook/buildbtw-systemctl"]
 TOKEN = host.token()
 
 # A kind of call: the branch that it deploys, whether it has the token, the status that it gets.

@@ -46,6 +46,17 @@ def test_the_tables_are_made_of_the_figures(tmp_path):
     assert (tmp_path / "table.md").read_text() == (bench / "table.md").read_text()
 
 
+def test_two_days_agree_on_which_aims_are_met(tmp_path):
+    verdicts = []
+    for run in ("figures.csv", "earlier.csv"):
+        shutil.copy(Path("tests/bench") / run, tmp_path / "figures.csv")
+        assert host.run(sys.executable, "tests/bench/report.py", tmp_path).returncode == 0
+        rows = [line.split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()]
+        verdicts.append({row[0]: row[-1] for row in rows if row[-1] in ("met |", "not met |")})
+    assert len(verdicts[0]) == 11
+    assert verdicts[0] == verdicts[1]
+
+
 def test_install():
     (output,) = run_block("install")
     curl = output.splitlines()[-1]
