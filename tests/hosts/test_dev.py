@@ -70,6 +70,7 @@ def test_a_branch_from_its_first_deployment_to_its_last(host):
     assert_told(host.undeploy("feature-x"), 200, "is not deployed any more")
     assert_told(host.undeploy("feature-x"), 200)
     assert_told(host.get(page), 404, "no branch runs at")
+    host.shell("test ! -e /var/lib/buildbtw/feature-x")
 
 
 def test_what_a_client_claims_to_be_is_not_believed(host):

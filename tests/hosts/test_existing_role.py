@@ -1,6 +1,7 @@
 """A review host as it is today, by a role of its own, and the steps of ansible/existing-role.md."""
 
 import json
+import re
 import secrets
 import textwrap
 
@@ -34,7 +35,7 @@ server {
     ssl_certificate /etc/letsencrypt/live/HOST/fullchain.pem;
     ssl_certificate_key /etc/letsencrypt/live/HOST/privkey.pem;
     location / {
-        proxy_pass http://unix:/run/buildbtw/$branch/http.sock;
+        proxy_pass http://unix:/run/buildbtw/$branch.sock;
     }
 }
 """
@@ -43,16 +44,17 @@ TEMPLATE = """\
 [Container]
 ContainerName=buildbtw-%i
 Environment=BUILDBTW_DATABASE_FILE=/var/lib/buildbtw/buildbtw.sqlite
-Environment=BUILDBTW_LISTEN=unix:/run/buildbtw/%i/http.sock:777
+Environment=BUILDBTW_LISTEN=unix:/run/buildbtw/%i.sock:777
 Environment=BUILDBTW_SERVER_URL=https://%i.HOST
 Exec=run
 Image=localhost:5000/archlinux/buildbtw/backend:%i
 Pull=newer
 Volume=/run/buildbtw:/run/buildbtw
 Volume=/var/lib/buildbtw/instances/%i:/var/lib/buildbtw
-[Service]
-RuntimeDirectory=buildbtw/%i
+[Install]
+WantedBy=multi-user.target default.target
 """
+BRANCHES = ["feature-x", "feature-y", "feature-z"]
 
 SCRIPTS = {
     "deploy-branch": """\
@@ -103,6 +105,7 @@ class Existing(Host):
         for path, text in (NGINX | {"nginx.d/buildbtw.conf": NGINX_CONF}).items():
             self.write(f"etc/nginx/{path}", text)
         self.write("etc/containers/systemd/buildbtw@.container", TEMPLATE)
+        self.write("etc/tmpfiles.d/buildbtw.conf", "d /run/buildbtw\n")
         self.write("etc/webhook.conf", json.dumps(HOOKS))
         for name, text in SCRIPTS.items():
             self.write(f"usr/local/bin/{name}", text, 0o755)
@@ -130,14 +133,14 @@ class Existing(Host):
 def host():
     host = Existing("review")
     host.set_up()
-    for branch in ("feature-x", "feature-y"):
+    for branch in BRANCHES:
         host.push(branch, "v1")
     yield host
     host.power_off()
 
 
 def test_the_steps(host):
-    for branch in ("feature-x", "feature-y"):
+    for branch in BRANCHES:
         told = host.todays_ci("deploy-branch", branch)
         assert told.returncode == 0, told.stdout + host.shell("journalctl --no-pager -n 20")
         assert_told(host.page(branch), 200, "version v1")
@@ -147,8 +150,9 @@ def test_the_steps(host):
 
     assert host.shell("podman ps --quiet") == containers, "what was deployed goes on"
     assert_told(host.page("feature-x"), 200, "version v1")
-    assert host.shell("ls /var/lib/buildbtw-hook").split() == ["feature-x", "feature-y"]
+    assert host.shell("ls /var/lib/buildbtw-hook").split() == BRANCHES
     assert host.shell("find /etc/containers/systemd -type l") == ""
+    assert re.search(r"proxy_pass http://localhost:9000;\s+proxy_read_timeout 21m;", host.shell("nginx -T"))
 
 
 def test_the_same_calls(host):
@@ -156,7 +160,7 @@ def test_the_same_calls(host):
     assert "branch feature-x is deployed" in host.todays_ci("deploy-branch", "feature-x").stdout
     assert_told(host.page("feature-x"), 200, "started on this database: v1 v2")
     assert "is not deployed any more" in host.todays_ci("undeploy-branch", "feature-y").stdout
-    assert host.active() == ["feature-x"]
+    assert host.active() == ["feature-x", "feature-z"]
     host.shell("test ! -e /var/lib/buildbtw/instances/feature-y")
     refused = host.todays_ci("deploy-branch", "Feature-X")
     assert refused.returncode == 22
@@ -169,8 +173,10 @@ def test_the_same_calls(host):
 
 def test_a_reboot(host):
     host.reboot()
-    host.starts("feature-x")
-    assert host.active() == ["feature-x"], "no symlink brings an undeployed branch back"
+    for branch in ("feature-x", "feature-z"):
+        host.starts(branch)
+    assert host.active() == ["feature-x", "feature-z"], "no symlink brings an undeployed branch back"
+    assert_told(host.page("feature-z"), 200, "version v1")
     assert "is deployed" in host.todays_ci("deploy-branch", "feature-x").stdout
 
 
@@ -179,6 +185,9 @@ def test_a_host_of_one_branch(host):
     host.push("staging")
     host.take("branch")
     assert host.taken == STEPS.keys()
+    # A host that never had it, or has it no more.
+    host.shell("apt-get purge --yes webhook")
+    host.take("install")
     assert "branch staging is deployed" in host.todays_ci("deploy-branch", "staging").stdout
     refused = host.todays_ci("deploy-branch", "feature-x")
     assert refused.returncode == 22

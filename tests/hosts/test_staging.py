@@ -33,6 +33,12 @@ def test_a_deployment_by_hand(host):
     assert_told(host.curl(*expanded.splitlines()), 200, "is deployed")
 
 
+def test_where_nothing_is_deployed(host):
+    assert_told(host.undeploy("main"), 200, "is not deployed any more")
+    assert_told(host.get("https://HOST/"), 404, "no branch runs at")
+    assert_told(host.deploy("main"), 200, "is deployed")
+
+
 def test_secret_files_of_one_name_are_refused(host):
     files = [{"path": f"/etc/{directory}/key", "content": directory} for directory in ("one", "other")]
     assert host.play("-e", json.dumps({"buildbtw_files": files}))["failed"] == 1

@@ -181,6 +181,14 @@ def test_callers_without_the_token_hold_up_no_call(host):
     assert max(waits) < 5
 
 
+def test_no_secret_is_in_the_journal(host):
+    """Plays have been there, and one has called the hook."""
+    journal = host.shell("journalctl --output=export")
+    assert "Invoked with" in journal
+    for key in ["deploy_token", *KEYS]:
+        assert host.secret(key) not in journal
+
+
 def test_nginx_alone_can_open_the_hooks_socket(host):
     """It listens nowhere else."""
     assert host.shell("stat -c '%a %U:%G' /run/buildbtw-hook.sock /run/buildbtw/staging/http.sock").split(
