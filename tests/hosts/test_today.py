@@ -182,9 +182,9 @@ def test_callers_without_the_token_hold_up_no_call(host):
 
 
 def test_no_secret_is_in_the_journal(host):
-    """Plays have been there, and one has called the hook."""
-    journal = host.shell("journalctl --output=export")
-    assert "Invoked with" in journal
+    """What Ansible's modules write there; the test's own calls are there too."""
+    journal = host.shell("journalctl --output=cat --grep='Invoked with'")
+    assert "name=buildbtw-hook.socket" in journal
     for key in ["deploy_token", *KEYS]:
         assert host.secret(key) not in journal
 
