@@ -101,23 +101,38 @@ def host():
         yield host
 
 
-def test_a_play_that_breaks_off_is_run_again(host):
-    """It ends in the state of a host on which none broke off."""
+@pytest.fixture(scope="module")
+def undisturbed(host):
+    """The state of a host on which no play broke off."""
+    return host.state_lines()
+
+
+def assert_made_good(broken, undisturbed):
+    """The next play ends in the state of a host on which none broke off."""
+    assert broken.state_lines() != undisturbed
+    assert broken.play()["failed"] == 0
+    assert broken.state_lines() ^ undisturbed == set()
+    assert_told(broken.get("https://HOST/"), 200, "version v1")
+    assert_told(broken.call("branch-status", "staging"), 200, "is up")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_play_that_breaks_off_is_run_again(host, undisturbed, task):
     with today("builders", "staging") as broken:
         broken.operated_as(host)
-        for task in TASKS:
-            broken.play_until(task)
-        # nginx is to read what is new, and cannot.
+        broken.play_until(task)
+        assert_made_good(broken, undisturbed)
+
+
+def test_a_play_that_fails_is_run_again(host, undisturbed):
+    """nginx is to read what is new, and cannot."""
+    with today("builders", "staging") as broken:
+        broken.operated_as(host)
         broken.shell("mkdir -p /etc/nginx/nginx.d && echo nonsense >/etc/nginx/nginx.d/broken.conf")
         assert broken.play()["failed"] == 1
         assert re.findall(r"TASK \[(.+)\]", broken.played)[-1] == "buildbtw : Have nginx read it"
         broken.shell("rm /etc/nginx/nginx.d/broken.conf")
-        undisturbed = host.state_lines()
-        assert broken.state_lines() != undisturbed
-        assert broken.play()["failed"] == 0
-        assert broken.state_lines() ^ undisturbed == set()
-        assert_told(broken.get("https://HOST/"), 200, "version v1")
-        assert_told(broken.call("branch-status", "staging"), 200, "is up")
+        assert_made_good(broken, undisturbed)
 
 
 def test_the_review_host():
