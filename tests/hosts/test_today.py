@@ -70,8 +70,8 @@ class Today(Host):
         self.environment |= {"ANSIBLE_VAULT_PASSWORD_FILE": other.environment["ANSIBLE_VAULT_PASSWORD_FILE"]}
 
     def state_lines(self):
-        """Each fact about the host that a play is there for."""
-        return {*self.shell(STATE).splitlines()}
+        """Each fact about the host that a play is there for; what is not there yet is told by an error."""
+        return {*self.run("bash", "-euo", "pipefail", "-c", STATE).stdout.splitlines()}
 
     def secret(self, key):
         return self.on_control_host("misc/get_key.py", self.vault, f"vault_buildbtw_{key}").strip()
@@ -104,7 +104,7 @@ def host():
 @pytest.fixture(scope="module")
 def undisturbed(host):
     """The state of a host on which no play broke off."""
-    return host.state_lines()
+    return {*host.shell(STATE).splitlines()}
 
 
 def assert_made_good(broken, undisturbed):
