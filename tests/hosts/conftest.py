@@ -132,6 +132,15 @@ class Host:
         """At once, as when the power fails."""
         self._machine.communicate()
 
+    @contextmanager
+    def booted(self):
+        """Itself, running until the end of the block."""
+        self.boot()
+        try:
+            yield self
+        finally:
+            self.power_off()
+
     def reboot(self):
         leader = os.pidfd_open(int(self._leader))
         self.run("systemctl", "reboot")
@@ -315,12 +324,10 @@ def bare_host(request):
 
     nginx and Podman are there, which saves half a minute; test_dev has the playbook install them.
     """
-    host = Host(request.module.STAGE)
-    host.boot()
-    for tag, version in request.module.IMAGES.items():
-        host.push(tag, version)
-    yield host
-    host.power_off()
+    with Host(request.module.STAGE).booted() as host:
+        for tag, version in request.module.IMAGES.items():
+            host.push(tag, version)
+        yield host
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,6 @@ Volume=/var/lib/buildbtw/instances/%i:/var/lib/buildbtw
 [Install]
 WantedBy=multi-user.target default.target
 """
-BRANCHES = ["feature-x", "feature-y", "feature-z"]
 
 SCRIPTS = {
     "deploy-branch": """\
@@ -83,7 +82,7 @@ HOOKS = [
     for script in SCRIPTS
 ]
 
-
+BRANCHES = ["feature-x", "feature-y", "feature-z"]
 STEPS = blocks("ansible/existing-role.md", "yaml")
 
 

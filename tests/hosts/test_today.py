@@ -83,13 +83,9 @@ class Today(Host):
 @contextmanager
 def today(stage, tag):
     """A host before the playbook ran, with the image of a tag."""
-    host = Today(stage)
-    host.boot()
-    try:
+    with Today(stage).booted() as host:
         host.push(tag, "v1", ENTRY_POINT)
         yield host
-    finally:
-        host.power_off()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ DOCUMENTS = ["README.md", "ansible/README.md", "tests/README.md", "tests/bench/R
 # The blocks in ```sh NAME fences; what is not run here is run by tests/machine and tests/hosts.
 BLOCKS = {name: lines for document in DOCUMENTS for name, lines in blocks(document).items()}
 NOT_RUN_HERE = {"build", "developer", "hosts", "redeploy", "vault"}
+BENCH = Path("tests/bench")
 
 
 def run_block(name):
@@ -38,20 +39,22 @@ def test_the_developers_commands_exist():
         assert line in usage
 
 
-def test_the_tables_are_made_of_the_figures(tmp_path):
-    bench = Path("tests/bench")
-    shutil.copy(bench / "figures.csv", tmp_path)
-    made = host.run(sys.executable, bench / "report.py", tmp_path)
+def table_of(figures, directory):
+    """What the report makes of the figures of a run."""
+    shutil.copy(BENCH / figures, directory / "figures.csv")
+    made = host.run(sys.executable, BENCH / "report.py", directory)
     assert made.returncode == 0, made.stdout
-    assert (tmp_path / "table.md").read_text() == (bench / "table.md").read_text()
+    return (directory / "table.md").read_text()
+
+
+def test_the_tables_are_made_of_the_figures(tmp_path):
+    assert table_of("figures.csv", tmp_path) == (BENCH / "table.md").read_text()
 
 
 def test_two_days_agree_on_which_aims_are_met(tmp_path):
     verdicts = []
     for run in ("figures.csv", "earlier.csv"):
-        shutil.copy(Path("tests/bench") / run, tmp_path / "figures.csv")
-        assert host.run(sys.executable, "tests/bench/report.py", tmp_path).returncode == 0
-        rows = [line.split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()]
+        rows = [line.split(" | ") for line in table_of(run, tmp_path).splitlines()]
         verdicts.append({row[0]: row[-1] for row in rows if row[-1] in ("met |", "not met |")})
     assert len(verdicts[0]) == 11
     assert verdicts[0] == verdicts[1]
