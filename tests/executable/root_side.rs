@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::harness::*;
 
@@ -107,17 +107,23 @@ fn a_failure_quotes_what_the_unit_wrote_and_nothing_in_it_can_do_harm() {
     assert!(told.starts_with("start-failed\nrestart of buildbtw@x.service failed: "), "{told:?}");
     assert!(told.ends_with(quoted), "{told:?}");
     let calls = fs::read_to_string(host.root.join("bin/journalctl-calls")).expect("journalctl");
-    let read = "[--quiet][--no-pager][--output=cat]";
     let calls: Vec<_> = calls.lines().collect();
     assert_eq!(calls[0], "[--sync]");
-    assert!(calls[1].starts_with(&format!("{read}[--lines=1][--output-fields=INVOCATION_ID]")));
-    assert!(calls[1].ends_with("[UNIT=buildbtw@x.service]"), "{calls:?}");
-    assert_eq!(calls[2..], [format!("{read}[--lines=20][_SYSTEMD_INVOCATION_ID=ab12]")]);
-    // Where systemd recorded which start failed, that is the one, whatever the unit is at by now.
-    let host = failing().file("bin/failed-invocation", "cd34\n");
+    let asked = "[--quiet][--no-pager][--output=short-unix][--lines=+1][--since=@";
+    let (_, asked) = calls[1].split_once(asked).expect(calls[1]);
+    let (since, asked) = asked.split_once(']').expect(calls[1]);
+    assert!(asked.ends_with("[UNIT=buildbtw@x.service]"), "{calls:?}");
+    let lines = "[--quiet][--no-pager][--output=cat][--lines=20]";
+    let unit = "[_SYSTEMD_UNIT=buildbtw@x.service]";
+    assert_eq!(calls[2..], [format!("{lines}[--since=@{since}]{unit}")]);
+    let job = Duration::from_secs_f64(since.parse().expect("seconds"));
+    let ago = SystemTime::now().duration_since(UNIX_EPOCH + job).expect("in the past");
+    assert!(ago < Duration::from_secs(60), "{ago:?}");
+    // Where systemd recorded when the start began, that is when; before it, the job stopped another.
+    let host = failing().file("bin/starting", "1795718369.723217 host systemd[1]: Starting x\n");
     order(&host, "deploy x\n");
     let calls = fs::read_to_string(host.root.join("bin/journalctl-calls")).expect("journalctl");
-    assert!(calls.ends_with("[--lines=20][_SYSTEMD_INVOCATION_ID=cd34]\n"), "{calls}");
+    assert!(calls.ends_with(&format!("{lines}[--since=@1795718369.723217]{unit}\n")), "{calls}");
 
     let host = failing().set("BUILDBTW_LOG_LINES", "2");
     let told = order(&host, "deploy x\n");

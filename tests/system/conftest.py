@@ -79,6 +79,7 @@ def nginx():
     """nginx before the hook, with a pool of connections that it would keep, and as ansible has it."""
     Path("/run/nginx-tokens").write_text(f'"Bearer {host.token()}" 1;\n')
     role = host.run("/src/tests/fixtures/nginx-configuration", "test", "", "", "8081")
+    assert role.returncode == 0, role.stdout
     Path("/run/nginx-role.conf").write_text(role.stdout)
     with subprocess.Popen(["nginx", "-c", Path("/src/tests/fixtures/nginx.conf")]) as process:
         host.until(lambda: host.run("curl", "--silent", "http://127.0.0.1:8081").returncode == 0)

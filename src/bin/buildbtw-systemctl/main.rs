@@ -320,9 +320,9 @@ impl Host {
         } else if unit.is_up() {
             Outcome::new(Kind::Done, format!("branch {branch} is up ({name})"))
         } else if unit.active == "failed" || unit.is_active() {
-            let text =
-                format!("{name} failed\n{unit}{}", last_lines(self.log_lines, &unit.invocation));
-            Outcome::new(Kind::StartFailed, text)
+            let start = [format!("_SYSTEMD_INVOCATION_ID={}", unit.invocation)];
+            let lines = last_lines(self.log_lines, &start);
+            Outcome::new(Kind::StartFailed, format!("{name} failed\n{unit}{lines}"))
         } else {
             Outcome::new(Kind::Absent, format!("branch {branch} is not deployed"))
         }
@@ -338,7 +338,7 @@ impl Host {
             if known.active != "inactive" {
                 let _ = write!(text, "\n{known}");
             }
-            let lines = last_lines(self.log_lines, &job.failed_invocation(&known));
+            let lines = last_lines(self.log_lines, &job.what_failed());
             let _ = write!(text, "{rest}{lines}");
         }
         Outcome::new(kind, text)
