@@ -4,10 +4,12 @@
 //! itself and drops the others. So the whole request is read here first, and is parsed when it is
 //! whole.
 
-use std::io::{self, BufWriter, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use buildbtw_hook::arrival::read_before;
 use listenfd::ListenFd;
 
 use crate::answer::Answer;
@@ -27,10 +29,10 @@ const AF_UNIX: i32 = 1;
 const AF_INET: i32 = 2; // listenfd takes AF_INET6 for it too
 const SOCK_STREAM: i32 = 1;
 
-/// A connected stream socket, TCP or Unix: `TcpStream` reads, writes, times and shuts down
+/// A connected stream socket, TCP or Unix: `UnixStream` reads, writes, times and shuts down
 /// either, and nothing here asks it for an address.
 pub struct Connection {
-    stream: TcpStream,
+    stream: UnixStream,
     deadline: Instant,
     /// The client may have sent more than was read.
     unread: bool,
@@ -91,23 +93,18 @@ impl Connection {
 
     /// Appends what arrives next, in the time that is left.
     fn read_more(&mut self, message: &mut Vec<u8>) -> Result<(), Refusal> {
-        let late = || Refusal::Late(ARRIVAL.as_secs());
         let incomplete = |how: String| Err(Refusal::Incomplete(how));
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        // A timeout of zero is refused with an error: the deadline has passed.
-        self.stream.set_read_timeout(Some(left)).map_err(|_| late())?;
         let mut buffer = [0; 4096];
-        match self.stream.read(&mut buffer) {
+        match read_before(self.deadline, &self.stream, &mut buffer) {
             Ok(0) => incomplete("the connection ended before the request was whole".to_owned()),
             Ok(n) => {
                 message.extend_from_slice(&buffer[..n]);
                 Ok(())
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(late()),
-                io::ErrorKind::Interrupted => Ok(()),
-                _ => incomplete(format!("the connection broke: {error}")),
-            },
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                Err(Refusal::Late(ARRIVAL.as_secs()))
+            }
+            Err(error) => incomplete(format!("the connection broke: {error}")),
         }
     }
 

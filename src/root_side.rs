@@ -1,10 +1,11 @@
 //! The root side, which carries out orders: one connection, one order, one outcome.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use buildbtw_hook::arrival::read_before;
 use buildbtw_hook::order::{Kind, MAX_OUTCOME, Order, Outcome};
 
 /// Gives an order, and waits for its outcome at most this long. Where none comes, it
@@ -49,13 +50,9 @@ fn exchange(order: &Order, socket: &Path, wait: Duration) -> io::Result<String> 
     let mut message = Vec::new();
     let mut buffer = [0; 4096];
     while message.len() < MAX_OUTCOME {
-        let left = deadline.saturating_duration_since(Instant::now());
-        // A timeout of zero is an error of its own: the deadline has passed.
-        stream.set_read_timeout(Some(left)).map_err(|_| ErrorKind::TimedOut)?;
-        match stream.read(&mut buffer) {
+        match read_before(deadline, &stream, &mut buffer) {
             Ok(0) => break,
             Ok(n) => message.extend_from_slice(&buffer[..n]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // The root side was ended before it could answer.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
             Err(error) => return Err(error),

@@ -157,10 +157,18 @@ build() {
     step "building buildbtw-hook" as_builder env --chdir="$repo" cargo build --release --locked
 }
 
+# compile SOURCE CMD...: an executable of one of the fixtures. Two runs at once don't write one file.
+compile() {
+    local source=$repo/tests/fixtures/$1 executable=$repo/target/${1%.*}
+    shift
+    [[ $executable -nt $source ]] && return
+    as_builder mkdir -p "$repo/target"
+    as_builder "$@" -o "$executable.$$" "$source" && as_builder mv "$executable.$$" "$executable"
+}
+
 # What the tests run in a container in place of buildbtw.
 build_backend() {
-    [[ $repo/target/backend -nt $repo/tests/fixtures/backend.rs ]] || as_builder rustc --edition 2024 -O -C target-feature=+crt-static -o "$repo/target/backend" \
-        "$repo/tests/fixtures/backend.rs"
+    compile backend.rs rustc --edition 2024 -O -C target-feature=+crt-static
 }
 
 # A block of the documents by its name: the lines of a fence that opens with ```sh NAME.

@@ -6,10 +6,9 @@
 
 # What the tests run in the machine beside the program itself.
 build_fixtures() {
-    local name
-    as_builder mkdir -p "$repo/target"
-    for name in constant attempt; do
-        as_builder cc -O2 -static -o "$repo/target/$name" "$repo/tests/fixtures/$name.c"
+    local source
+    for source in constant.c attempt.c; do
+        compile "$source" cc -O2 -static
     done
     build_backend
     # libfaketime gets into no static executable.

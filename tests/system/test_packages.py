@@ -16,6 +16,7 @@ PACKAGES = Path("/src/target/package")
 INSTALL = test_install.INSTALL
 FILES = {path.replace("/usr/local", "/usr"): mode for path, mode in test_install.FILES.items()}
 UNITS = ["buildbtw-systemctl.socket", "buildbtw-hook.socket", "buildbtw-hook-restore.service"]
+TEMPLATES = ["buildbtw-hook@.service", "buildbtw-systemctl@.service"]
 
 PACMAN_CONF = Path("/run/pacman.conf")
 # What Arch's systemd package has pacman do; Debian's pacman comes without.
@@ -214,6 +215,9 @@ def test_life(bare, tmp_path):
         for name in ("buildbtw-systemctl", "root/usr/bin/buildbtw-hook"):
             with (work / "usr/lib/buildbtw-hook" / name).open("ab") as executable:
                 executable.write(b"newer")
+        for template in TEMPLATES:
+            with (work / "usr/lib/systemd/system" / template).open("a") as unit:
+                unit.write("Environment=NEWER=1\n")
 
     sockets = [host.unit(unit, "InvocationID") for unit in UNITS]
     newer = bare.changed(tmp_path / "newer", edit)
@@ -229,6 +233,9 @@ def test_life(bare, tmp_path):
         assert under_way.result().status == 200
     assert set(told) == {200}, [each for each in told if each != 200]
     assert Path("/usr/lib/buildbtw-hook/buildbtw-systemctl").read_bytes().endswith(b"newer")
+    for template in TEMPLATES:
+        instance = host.unit(template.replace("@", "@next"), "Environment")
+        assert "NEWER=1" in instance["Environment"].split()
     assert [host.unit(unit, "InvocationID") for unit in UNITS] == sockets
     assert running() == containers
     assert host.token() == token

@@ -16,7 +16,7 @@ mod systemctl;
 
 use std::env;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use buildbtw_hook::arrival::read_before;
 use buildbtw_hook::branch::{Branch, quote};
 use buildbtw_hook::journal;
 use buildbtw_hook::order::{Kind, MAX_ORDER, Order, Outcome, Verb};
@@ -94,18 +95,14 @@ fn restore_all() -> ExitCode {
 }
 
 /// Reads the order: one line, and nothing after it.
-fn receive(mut peer: &UnixStream) -> Result<Order, String> {
+fn receive(peer: &UnixStream) -> Result<Order, String> {
     let deadline = Instant::now() + ARRIVAL;
     let mut line = Vec::new();
     while !line.contains(&b'\n') {
         let mut buffer = [0; MAX_ORDER + 1];
-        let left = deadline.saturating_duration_since(Instant::now());
-        // A timeout of zero is an error of its own: the deadline has passed.
-        peer.set_read_timeout(Some(left)).map_err(|_| "it came too late")?;
-        match peer.read(&mut buffer) {
+        match read_before(deadline, peer, &mut buffer) {
             Ok(0) => return Err(format!("{} ends too soon", quote_bytes(&line))),
             Ok(n) => line.extend_from_slice(&buffer[..n]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(format!("it could not be read: {error}")),
         }
         if line.len() > MAX_ORDER {
