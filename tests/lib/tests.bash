@@ -15,32 +15,31 @@ build_fixtures() {
     (cd "$repo" && as_builder env RUSTFLAGS='' cargo build --quiet --locked --target-dir target/dynamic)
 }
 
-# tests [ARG...]: all of them, in the machines of each suite; or what pytest takes the arguments for.
+# tests [ARG...]: all of them; or what pytest takes the arguments for, in a machine.
 tests() {
     prerequisites
     if (($#)); then
         in_machine "$@"
+        [[ $* != tests/system ]] ||
+            step "calling without D-Bus" nsenter -t "$leader" -a /src/tests/fixtures/without-dbus
         return
     fi
     (cd "$repo" && as_builder cargo test --locked)
     "$repo/tests/packages"
-    # The hosts are Arch: Debian's next has the systemd that they have.
-    for suite in ${SUITE:-trixie forky}; do
-        echo "in a machine of Debian's $suite:"
-        in_machine tests/system
-        step "calling without D-Bus" nsenter -t "$leader" -a /src/tests/fixtures/without-dbus
-        shut_down
-    done
-    hosts
+    # What both would compile.
+    build_fixtures
+    in_each_suite "$repo/tests/machine" test tests/system
+    in_each_suite "$repo/tests/hosts/run"
 }
 
-# The hosts of both suites at the same time, since they measure nothing. Each line says of which it is.
-hosts() {
+# in_each_suite CMD...: for each Debian at the same time, since Debian's next has the systemd of Arch,
+# which the hosts are. Each line says of which suite it is.
+in_each_suite() {
     local suite run status=0
     # In a process group each, so that they end as a whole; what prints their last words ends last.
     set -m
     for suite in ${SUITE:-trixie forky}; do
-        (SUITE=$suite "$repo/tests/hosts/run" 2>&1 </dev/null | (trap '' TERM && exec sed -u "s/^/$suite: /") ) &
+        (SUITE=$suite "$@" 2>&1 </dev/null | (trap '' TERM && exec sed -u "s/^/$suite: /") ) &
         beside+=($!)
     done
     set +m

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,19 @@ def pytest_sessionstart(session):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def throttle(request):
+def turn(request):
+    """Tests that know how long a call takes run while the other suite's machine, of the same files, waits."""
+    alone = request.module.__name__ in ("test_burst", "test_cost")
+    with open(__file__) as floor, open(host.__file__) as queue:
+        # Without the queue the other machine would take its next turn before this one gets any.
+        flock(queue, LOCK_EX)
+        flock(floor, LOCK_EX if alone else LOCK_SH)
+        flock(queue, LOCK_UN)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def throttle(request, turn):
     """The socket's throttle is for bursts; to calls one after another it only adds time."""
     if request.module.__name__ == "test_burst":
         yield
