@@ -2,10 +2,20 @@
 
 import re
 
+import pytest
+
 from conftest import assert_told
 
 STAGE = "production"
 IMAGES = {"v1.2.3": "v1.2.3", "v1.2.4": "v1.2.4"}
+
+
+@pytest.fixture(scope="module")
+def bare_host(bare_host):
+    """With the database that version 0.1 left."""
+    old = "/var/lib/buildbtw/production"
+    bare_host.shell(f"mkdir -p {old} && echo v0.1 >{old}/buildbtw.sqlite")
+    return bare_host
 
 
 def set_tag(host, tag):
@@ -29,7 +39,7 @@ def test_an_upgrade(host):
     assert_told(host.get("https://HOST/"), 200, "version v1.2.3")
     assert host.play()["failed"] == 0
     assert_told(host.get("https://HOST/"), 200, "version v1.2.4")
-    assert_told(host.get("https://HOST/"), 200, "this database: v1.2.3 v1.2.4")
+    assert_told(host.get("https://HOST/"), 200, "this database: v0.1 v1.2.3 v1.2.4")
     assert host.active() == ["v1.2.4"]
 
 

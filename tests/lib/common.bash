@@ -170,9 +170,3 @@ compile() {
 build_backend() {
     compile backend.rs rustc --edition 2024 -O -C target-feature=+crt-static
 }
-
-# A block of the documents by its name: the lines of a fence that opens with ```sh NAME.
-readme_block() {
-    awk -v open="\`\`\`sh $1" '$0 == open { inside = 1; next } /^```/ { inside = 0 } inside' \
-        "$repo/README.md" "$repo/ansible/README.md"
-}
