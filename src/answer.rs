@@ -38,7 +38,7 @@ impl Answer {
             (Kind::Running, Verb::Status) => (503, SOON),
             (Kind::Running | Kind::Overloaded, _) => (503, LATER),
             (Kind::Absent, _) => (404, None),
-            (Kind::NoTemplate | Kind::PullFailed | Kind::StartFailed, Verb::Status) => (424, None),
+            (Kind::StartFailed, Verb::Status) => (424, None),
             (
                 Kind::NoTemplate
                 | Kind::PullFailed
@@ -75,7 +75,7 @@ impl From<Refusal> for Answer {
             Refusal::NoSuchPath(_) => (404, None),
             Refusal::NoSuchMethod(_) => (405, Some(("Allow", "GET, POST"))),
             Refusal::Late(_) => (408, None),
-            Refusal::NoLength => (411, None),
+            Refusal::TransferEncoding => (411, None),
             Refusal::LongBody(_) => (413, None),
             Refusal::LongHead(_) => (431, None),
             Refusal::NoUsableToken(_) | Refusal::Fault(_) => (500, None),

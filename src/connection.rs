@@ -1,21 +1,21 @@
 //! The one connection that systemd accepted: bytes in, bytes out, within limits and a deadline.
 //!
-//! `tiny_http` reads heads of any size, waits for ever, and of malformed requests answers some by
-//! itself and drops the others. So the whole request is read here first, and is parsed when it is
-//! whole.
+//! `tiny_http` has no size limit and no timeout; it answers some malformed requests by itself and
+//! drops others. So the whole request is read here first, and parsed when it is whole.
 
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use buildbtw_hook::arrival::read_before;
+use buildbtw_hook::deadline::read_before;
 use listenfd::ListenFd;
 
 use crate::answer::Answer;
 use crate::head::{Head, end_of_head, malformed};
-use crate::http::{self, Message};
+use crate::http;
 use crate::refusal::Refusal;
+use crate::request::Request;
 
 /// Longest request line and header section, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -60,7 +60,7 @@ impl Connection {
     /// # Errors
     ///
     /// Fails where the request is malformed, too long or too late, or the connection ends.
-    pub fn receive(&mut self) -> Result<Message, Refusal> {
+    pub fn receive(&mut self) -> Result<Request, Refusal> {
         let mut message = Vec::new();
         let mut checked = 0;
         let head_len = loop {

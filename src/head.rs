@@ -75,7 +75,7 @@ impl<'a> Head<'a> {
     /// The body's length in bytes: one `Content-Length` or none (RFC 9112 section 6.3).
     pub fn body_len(&self) -> Result<usize, Refusal> {
         if self.values("Transfer-Encoding").next().is_some() {
-            return Err(Refusal::NoLength);
+            return Err(Refusal::TransferEncoding);
         }
         let mut lengths = self.values("Content-Length");
         let digits = match (lengths.next(), lengths.next()) {
@@ -243,11 +243,11 @@ mod tests {
         assert_eq!(len(&[("Content-Length", "1"), ("Content-Length", "1")]), malformed);
         assert_eq!(len(&[("Content-Length", "0"), ("content-length", "9")]), malformed);
         for encoding in ["chunked", "identity", "gzip, chunked", "", "xchunked"] {
-            assert_eq!(len(&[("Transfer-Encoding", encoding)]), Err(Refusal::NoLength));
+            assert_eq!(len(&[("Transfer-Encoding", encoding)]), Err(Refusal::TransferEncoding));
         }
         assert_eq!(
             len(&[("Content-Length", "1"), ("transfer-encoding", "x")]),
-            Err(Refusal::NoLength)
+            Err(Refusal::TransferEncoding)
         );
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tiny_http::{HTTPVersion, Header, Response, Server};
 
 use crate::answer::Answer;
+use crate::request::Request;
 
 /// The header in which a message carries its seal through `tiny_http`.
 const SEAL: &str = "Buildbtw-Hook-Seal";
@@ -18,23 +19,11 @@ const SEAL: &str = "Buildbtw-Hook-Seal";
 /// itself and never return the request: this is how long it is waited for.
 const PARSING: Duration = Duration::from_secs(10);
 
-/// A request that arrived whole.
-pub struct Message {
-    /// The method, as it was sent.
-    pub method: String,
-    /// The request target, as it was sent.
-    pub target: String,
-    /// The header fields: names and values.
-    pub fields: Vec<(String, String)>,
-    /// The body.
-    pub body: Vec<u8>,
-}
-
 /// Has `tiny_http` parse the bytes of a message; `None` is its refusal.
 ///
 /// It serves listeners only, so the message goes to it over a private one. Anyone in this network
 /// namespace could connect to that, so only a request that carries this message's seal is taken.
-pub fn parse(message: &[u8], head_len: usize) -> io::Result<Option<Message>> {
+pub fn parse(message: &[u8], head_len: usize) -> io::Result<Option<Request>> {
     let address = SocketAddr::from_abstract_name(format!("buildbtw-hook-{}", random()))?;
     let listener = UnixListener::bind_addr(&address)?;
     let mut feed = UnixStream::connect_addr(&address)?;
@@ -58,7 +47,7 @@ pub fn parse(message: &[u8], head_len: usize) -> io::Result<Option<Message>> {
         let mut body = Vec::new();
         request.as_reader().read_to_end(&mut body)?;
         let fields = request.headers().iter();
-        return Ok(Some(Message {
+        return Ok(Some(Request {
             method: request.method().to_string(),
             target: request.url().to_owned(),
             fields: fields.map(|each| (each.field.to_string(), each.value.to_string())).collect(),

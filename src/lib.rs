@@ -6,7 +6,7 @@
 //! the hook and carries it out. They are two executables, so that what runs as root contains no
 //! line that parses HTTP.
 
-pub mod arrival;
 pub mod branch;
+pub mod deadline;
 pub mod journal;
 pub mod order;

@@ -1,10 +1,11 @@
-//! Puts a branch's review app up or takes it down, on one HTTP call.
+//! Deploys or undeploys a branch's review app, on one HTTP call.
 //!
 //! systemd accepts a connection and starts this program for it (`Accept=yes`, systemd.socket(5)).
-//! All that it may do on the host is to write one line to the root side, `buildbtw-systemctl`. It
-//! serves the one request, writes one record to the journal and exits. Each stage is a file:
+//! It serves the one request, gives at most one order to `buildbtw-systemctl`, which runs as root,
+//! writes one record to the journal and exits. Each stage is a file:
 //!
-//! connection (head, http) → request → token → settings (branch) → `root_side` → answer → record.
+//! connection (head, http) → request → token → settings (branch) → `systemctl_client` → answer →
+//! record. Any stage before the order may end in a refusal; answer makes an HTTP status of it.
 
 mod answer;
 mod connection;
@@ -13,8 +14,8 @@ mod http;
 mod record;
 mod refusal;
 mod request;
-mod root_side;
 mod settings;
+mod systemctl_client;
 mod token;
 
 use std::process::ExitCode;
@@ -29,7 +30,6 @@ use answer::Answer;
 use connection::Connection;
 use record::Call;
 use refusal::Refusal;
-use request::Request;
 use settings::Settings;
 
 // The unit runs this in a root directory with nothing else in it, so no shared library either.
@@ -90,8 +90,10 @@ fn serve(started: Instant) -> ExitCode {
 /// One call, from the connection to its answer.
 fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Refusal> {
     let settings = Settings::from_env()?;
-    call.caller = settings.peer.map_or_else(|| "local".to_owned(), |ip| ip.to_string());
-    let request = Request::new(connection.receive()?);
+    if let Some(ip) = settings.peer {
+        call.caller = ip.to_string();
+    }
+    let request = connection.receive()?;
     if let Some(ip) = request.real_ip() {
         call.caller = ip.to_string();
     }
@@ -103,7 +105,7 @@ fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Refusa
     let verb = *call.verb.insert(request.verb()?);
     let branch = call.branch.insert(settings.allowed_branch(&request.branch()?)?).clone();
     let order = Order { verb, branch, respond_async: request.prefers_async() };
-    let outcome = root_side::carry_out(&order, &settings.orders, settings.wait);
+    let outcome = systemctl_client::carry_out(&order, &settings.orders, settings.wait);
     Ok(Answer::to(verb, outcome))
 }
 

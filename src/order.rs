@@ -87,7 +87,7 @@ pub enum Kind {
     Done,
     /// The order is accepted; its outcome will be in the journal and in a later status.
     Accepted,
-    /// An order or a job for the branch is running.
+    /// An order or a job for the branch is running, or no outcome came in time.
     Running,
     /// The branch is not deployed.
     Absent,
@@ -99,30 +99,41 @@ pub enum Kind {
     StartFailed,
     /// systemd could not do it for another reason.
     Failed,
-    /// Too many deployments are running.
+    /// Too many deployments are running, or `buildbtw-systemctl` could not be reached.
     Overloaded,
     /// The line was not an order.
     Refused,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 10] = [
-        (Self::Done, "done"),
-        (Self::Accepted, "accepted"),
-        (Self::Running, "running"),
-        (Self::Absent, "absent"),
-        (Self::NoTemplate, "no-template"),
-        (Self::PullFailed, "pull-failed"),
-        (Self::StartFailed, "start-failed"),
-        (Self::Failed, "failed"),
-        (Self::Overloaded, "overloaded"),
-        (Self::Refused, "refused"),
+    const ALL: [Self; 10] = [
+        Self::Done,
+        Self::Accepted,
+        Self::Running,
+        Self::Absent,
+        Self::NoTemplate,
+        Self::PullFailed,
+        Self::StartFailed,
+        Self::Failed,
+        Self::Overloaded,
+        Self::Refused,
     ];
 
     /// Its word in the protocol.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        Self::ALL.into_iter().find(|(kind, _)| *kind == self).map_or("failed", |(_, word)| word)
+        match self {
+            Self::Done => "done",
+            Self::Accepted => "accepted",
+            Self::Running => "running",
+            Self::Absent => "absent",
+            Self::NoTemplate => "no-template",
+            Self::PullFailed => "pull-failed",
+            Self::StartFailed => "start-failed",
+            Self::Failed => "failed",
+            Self::Overloaded => "overloaded",
+            Self::Refused => "refused",
+        }
     }
 
     /// The `MESSAGE_ID=` of a record about it, where an operator can do something about it;
@@ -167,8 +178,8 @@ impl FromStr for Outcome {
 
     fn from_str(message: &str) -> Result<Self, NoOutcome> {
         let (word, text) = message.split_once('\n').ok_or(NoOutcome)?;
-        let known = Kind::ALL.into_iter().find(|(_, known)| *known == word);
-        Ok(Self::new(known.map_or(Kind::Failed, |(kind, _)| kind), text.trim_end()))
+        let kind = Kind::ALL.into_iter().find(|known| known.as_str() == word);
+        Ok(Self::new(kind.unwrap_or(Kind::Failed), text.trim_end()))
     }
 }
 
@@ -230,8 +241,7 @@ mod tests {
 
     #[test]
     fn an_outcome_is_read_as_it_was_written_and_an_unknown_one_is_a_failure() {
-        for (kind, word) in Kind::ALL {
-            assert_eq!(kind.as_str(), word);
+        for kind in Kind::ALL {
             let outcome = Outcome::new(kind, "two\n  lines");
             assert_eq!(outcome.to_string().parse(), Ok(outcome));
         }

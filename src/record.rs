@@ -34,8 +34,8 @@ impl Call {
         Self { started, caller, token_name: None, verb: None, branch: None }
     }
 
-    /// Writes the call's one record: an error where this host failed, a warning where a caller was
-    /// turned away, otherwise a notice.
+    /// Writes the call's one record: an error for a 500; a warning for 401, 403 and a 503 that is not
+    /// a status; otherwise a notice.
     pub fn record(&self, answer: &Answer, sent: &io::Result<()>) {
         let level = match (answer.status, self.verb) {
             (500, _) => Level::Error,

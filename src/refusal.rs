@@ -1,5 +1,5 @@
 //! Why a call is refused. `connection.rs`, `head.rs`, `request.rs`, `token.rs` and `settings.rs` decide;
-//! `answer.rs` says it in HTTP.
+//! `answer.rs` makes an HTTP status of it.
 
 use std::fmt;
 
@@ -14,8 +14,8 @@ pub enum Refusal {
     Malformed(String),
     /// The request did not arrive whole within this many seconds.
     Late(u64),
-    /// The body has a `Transfer-Encoding` and not a length.
-    NoLength,
+    /// The request has a `Transfer-Encoding`.
+    TransferEncoding,
     /// The body is over this many bytes.
     LongBody(usize),
     /// The head is over this many bytes.
@@ -26,7 +26,7 @@ pub enum Refusal {
     NoToken,
     /// There is nothing at this path.
     NoSuchPath(String),
-    /// This method is not for hooks.
+    /// This method is not GET or POST.
     NoSuchMethod(String),
     /// No branch is named.
     NoBranch,
@@ -51,7 +51,7 @@ impl fmt::Display for Refusal {
                 write!(f, "malformed request: {what} is not HTTP/1.0 or HTTP/1.1")
             }
             Self::Late(seconds) => write!(f, "no whole request within {seconds} s"),
-            Self::NoLength => f.write_str("send a Content-Length and no Transfer-Encoding"),
+            Self::TransferEncoding => f.write_str("send a Content-Length and no Transfer-Encoding"),
             Self::LongBody(max) => write!(f, "the body is over {max} bytes"),
             Self::LongHead(max) => write!(f, "the head is over {max} bytes"),
             Self::TwoCredentials => f.write_str("send one Authorization header"),
@@ -64,7 +64,7 @@ impl fmt::Display for Refusal {
                  and /hooks/branch-status"
             ),
             Self::NoSuchMethod(method) => {
-                write!(f, "{method} is not for hooks: send GET or POST")
+                write!(f, "the method {method} is not allowed: send GET or POST")
             }
             Self::NoBranch => f.write_str(
                 "no branch: add ?branch=BRANCH to the URL, or POST branch=BRANCH as \

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use buildbtw_hook::branch::quote;
 use buildbtw_hook::order::Verb;
 
-use crate::http::Message;
 use crate::refusal::Refusal;
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -21,18 +20,20 @@ pub fn hook_name(verb: Verb) -> &'static str {
 
 /// A request that arrived whole.
 pub struct Request {
-    message: Message,
+    /// The method, as it was sent.
+    pub method: String,
+    /// The request target, as it was sent.
+    pub target: String,
+    /// The header fields: names and values.
+    pub fields: Vec<(String, String)>,
+    /// The body.
+    pub body: Vec<u8>,
 }
 
 impl Request {
-    /// Takes a message.
-    pub fn new(message: Message) -> Self {
-        Self { message }
-    }
-
     /// The client's address, where a proxy gives it.
     pub fn real_ip(&self) -> Option<IpAddr> {
-        self.fields("X-Real-IP").find_map(|value| value.parse().ok())
+        self.values("X-Real-IP").find_map(|value| value.parse().ok())
     }
 
     /// Refuses what is not under `/hooks/`, before it looks at the token.
@@ -46,7 +47,7 @@ impl Request {
     ///
     /// Fails where there is more than one `Authorization`.
     pub fn authorization(&self) -> Result<Option<&str>, Refusal> {
-        let mut all = self.fields("Authorization");
+        let mut all = self.values("Authorization");
         match (all.next(), all.next()) {
             (first, None) => Ok(first),
             _ => Err(Refusal::TwoCredentials),
@@ -64,7 +65,7 @@ impl Request {
             .into_iter()
             .find(|verb| name == Some(hook_name(*verb)))
             .ok_or_else(|| self.not_found())?;
-        match self.message.method.as_str() {
+        match self.method.as_str() {
             "GET" | "POST" => Ok(verb),
             other => Err(Refusal::NoSuchMethod(quote(other))),
         }
@@ -77,12 +78,8 @@ impl Request {
     ///
     /// Fails where it is missing or there are several.
     pub fn branch(&self) -> Result<String, Refusal> {
-        let form = if self.message.method == "POST" && self.has_form() {
-            self.message.body.as_slice()
-        } else {
-            &[]
-        };
-        let mut branches = [self.target().1.as_bytes(), form]
+        let form: &[u8] = if self.method == "POST" && self.has_form() { &self.body } else { &[] };
+        let mut branches = [self.path_and_query().1.as_bytes(), form]
             .into_iter()
             .filter_map(|part| serde_urlencoded::from_bytes::<Vec<(String, String)>>(part).ok())
             .flatten()
@@ -97,31 +94,29 @@ impl Request {
 
     /// Whether the caller would not wait for the job (RFC 7240 section 4.1).
     pub fn prefers_async(&self) -> bool {
-        self.fields("Prefer")
+        self.values("Prefer")
             .flat_map(|value| value.split(','))
             .filter_map(|preference| preference.split(';').next())
             .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
     }
 
     fn path(&self) -> &str {
-        self.target().0
+        self.path_and_query().0
     }
 
     /// The path and the query; of an absolute-form target too (RFC 9112 section 3.2.2).
-    fn target(&self) -> (&str, &str) {
-        let target = self.message.target.as_str();
-        let target = absolute_path(target).unwrap_or(target);
+    fn path_and_query(&self) -> (&str, &str) {
+        let target = absolute_path(&self.target).unwrap_or(&self.target);
         target.split_once('?').unwrap_or((target, ""))
     }
 
-    fn fields(&self, name: &'static str) -> impl Iterator<Item = &str> {
-        let named =
-            self.message.fields.iter().filter(move |each| each.0.eq_ignore_ascii_case(name));
+    fn values(&self, name: &'static str) -> impl Iterator<Item = &str> {
+        let named = self.fields.iter().filter(move |each| each.0.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str())
     }
 
     fn has_form(&self) -> bool {
-        self.fields("Content-Type")
+        self.values("Content-Type")
             .filter_map(|value| value.split(';').next())
             .any(|media_type| media_type.trim().eq_ignore_ascii_case(FORM))
     }
@@ -147,12 +142,12 @@ mod tests {
     use super::*;
 
     fn request(method: &str, target: &str, fields: &[(&str, &str)], body: &str) -> Request {
-        Request::new(Message {
+        Request {
             method: method.to_owned(),
             target: target.to_owned(),
             fields: fields.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
             body: body.as_bytes().to_owned(),
-        })
+        }
     }
 
     #[test]
@@ -216,7 +211,7 @@ mod tests {
             ("/hooks/x?a=http://h/", ("/hooks/x", "a=http://h/")),
             ("h/hooks/x", ("h/hooks/x", "")),
         ] {
-            assert_eq!(request("GET", target, &[], "").target(), wanted, "{target}");
+            assert_eq!(request("GET", target, &[], "").path_and_query(), wanted, "{target}");
         }
     }
 

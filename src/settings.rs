@@ -18,20 +18,18 @@ const WAIT_SEC: u32 = 20 * 60;
 pub struct Settings {
     /// `CREDENTIALS_DIRECTORY` of systemd.exec(5): where the token file is.
     pub credentials: Option<PathBuf>,
-    /// `REMOTE_ADDR` of systemd.exec(5): the peer's IP address. A Unix socket's peer, who may
-    /// choose its name, has none.
+    /// `REMOTE_ADDR` of systemd.exec(5): the peer's IP address. For a Unix socket it is
+    /// a name that the client chose, which is ignored.
     pub peer: Option<IpAddr>,
     /// `BUILDBTW_ORDERS`: the socket that orders go to.
     pub orders: PathBuf,
     /// `BUILDBTW_WAIT_SEC`: how long an outcome is waited for.
     pub wait: Duration,
-    /// `BUILDBTW_BRANCHES`: the branches that the host allows, with spaces between.
+    /// `BUILDBTW_BRANCHES`: the branches that the host allows, space-separated.
     branches: Option<String>,
 }
 
 impl Settings {
-    /// Reads the environment.
-    ///
     /// # Errors
     ///
     /// Fails where a setting is malformed.

@@ -1,8 +1,8 @@
 //! The tokens that let a caller in.
 //!
 //! They are the lines of the systemd credential `token` (systemd.exec(5), `LoadCredential=`), read
-//! anew at every call: `TOKEN`, or `TOKEN NAME`. A token exists here only if a client could send
-//! it.
+//! anew at every call: `TOKEN`, or `TOKEN NAME`. A line that no client could send as a `Bearer`
+//! token is ignored.
 
 use std::fs;
 use std::path::Path;

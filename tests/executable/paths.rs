@@ -15,7 +15,9 @@ fn there_are_three_hooks_and_two_methods() {
         let words = format!("nothing at {target:?}: there are {DEPLOY}, {UNDEPLOY} and {STATUS}\n");
         host.answers(request, 404, &words, NOT_RUN);
     }
-    for (method, words) in [("PUT", "\"PUT\" is not for hooks: send GET or POST\n"), ("HEAD", "")] {
+    for (method, words) in
+        [("PUT", "the method \"PUT\" is not allowed: send GET or POST\n"), ("HEAD", "")]
+    {
         let request = authorized(&format!("{method} {UNDEPLOY}?branch=x HTTP/1.1"), &[], "");
         host.answers(&request, 405, words, NOT_RUN);
         assert_eq!(host.call(Tcp, request).answer.header("allow"), Some("GET, POST"));

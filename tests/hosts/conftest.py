@@ -49,7 +49,7 @@ buildbtw_image: localhost:5000/archlinux/buildbtw/backend
 
 
 def pytest_sessionstart(session):
-    """The machine's root and Ansible are there by then."""
+    """Refuses to run without the machine's root and Ansible."""
     if "MACHINE_ROOT" not in os.environ:
         pytest.exit("run these by tests/hosts/run", returncode=2)
 

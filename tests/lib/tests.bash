@@ -11,7 +11,7 @@ build_fixtures() {
         compile "$source" cc -O2 -static
     done
     build_backend
-    # libfaketime gets into no static executable.
+    # libfaketime cannot be loaded into a static executable.
     (cd "$repo" && as_builder env RUSTFLAGS='' cargo build --quiet --locked --target-dir target/dynamic)
 }
 
@@ -26,7 +26,7 @@ tests() {
     fi
     (cd "$repo" && as_builder cargo test --locked)
     "$repo/tests/packages"
-    # What both would compile.
+    # Once, for both.
     build_fixtures
     in_each_suite "$repo/tests/machine" test tests/system
     in_each_suite "$repo/tests/hosts/run"

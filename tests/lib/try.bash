@@ -23,7 +23,7 @@ say_and_run() {
         done
         printf '\n\033[1m$ %s\033[0m\n' "$shown"
         # shellcheck disable=SC2016 # expanded in the machine
-        "$where" env "$@" bash -c 'TOKEN=$(head -n1 "$1"); eval "$2"' - "$tokens" "$line" </dev/null
+        "$where" env "$@" bash -c 'TOKEN=$(head -n1 "$1" | cut -d" " -f1); eval "$2"' - "$tokens" "$line" </dev/null
     done
 }
 

@@ -19,7 +19,7 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(scope="module", autouse=True)
 def turn(request):
-    """Tests that know how long a call takes run while the other suite's machine, of the same files, waits."""
+    """Tests that know how long a call takes run alone: the other Debian's machine has the same files, and waits."""
     alone = request.module.__name__ in ("test_burst", "test_cost")
     with open(__file__) as floor, open(host.__file__) as queue:
         # Without the queue the other machine would take its next turn before this one gets any.
@@ -30,7 +30,7 @@ def turn(request):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def throttle(request, turn):
+def no_throttle(request, turn):
     """The socket's throttle is for bursts; to calls one after another it only adds time."""
     if request.module.__name__ == "test_burst":
         yield

@@ -1,4 +1,4 @@
-"""The host under test in the words of its field: calls, answers, units, jobs and records."""
+"""The host under test: calls, answers, units, jobs and records."""
 
 import json
 import os
@@ -409,7 +409,7 @@ class Journal:
 RECORDING = """\
 #!/bin/sh
 case "$*" in
-    *' show -- '* | *' show '*) ;;
+    *' show '*) ;;
     *--job-mode=replace*) printf '%s\\n' "$*" >>{log} ;;
 esac
 exec /usr/bin/systemctl "$@"

@@ -30,13 +30,22 @@ FILES = {
     "/usr/local/lib/systemd/system/buildbtw-systemctl@.service": 0o644,
     "/usr/local/lib/sysusers.d/buildbtw-hook.conf": 0o644,
     "/usr/local/lib/tmpfiles.d/buildbtw-hook.conf": 0o644,
-    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw-hook.socket.conf": 0o644,
-    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw-hook@.service.conf": 0o644,
-    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw-pull@.service": 0o644,
-    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw-systemctl@.service.conf": 0o644,
-    "/usr/local/share/doc/buildbtw-hook/examples/buildbtw@.container": 0o644,
     "/usr/local/share/man/man8/buildbtw-hook.8": 0o644,
 }
+EXAMPLES = [
+    "buildbtw-failed@.target",
+    "buildbtw-hook.socket.conf",
+    "buildbtw-hook@.service.conf",
+    "buildbtw-prune",
+    "buildbtw-prune.service",
+    "buildbtw-prune.timer",
+    "buildbtw-pull@.service",
+    "buildbtw-systemctl@.service.conf",
+    "buildbtw.slice",
+    "buildbtw@.container",
+    "buildbtw@.socket",
+]
+FILES |= {f"/usr/local/share/doc/buildbtw-hook/examples/{name}": 0o644 for name in EXAMPLES}
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # What it makes of the host besides.
 MADE = {

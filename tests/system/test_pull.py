@@ -14,7 +14,7 @@ from host import deploy, undeploy
 BRANCH = "feature-x"
 PULL = "buildbtw-pull@.service"
 ASYNC = ["--header", "Prefer: respond-async"]
-RETRY = ["--retry", "60", "--retry-max-time", "120"]
+RETRY = ["--retry", "60", "--retry-delay", "2", "--retry-max-time", "120"]
 
 
 @pytest.fixture(scope="module", autouse=True)

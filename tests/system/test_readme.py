@@ -1,5 +1,6 @@
 """The README's commands do what it says, read from its own text."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -77,6 +78,14 @@ def test_try():
     assert "deploy-branch feature-x: 200" in journal
 
 
+@pytest.mark.parametrize("document", ["README.md", "ansible/gitlab-ci.yml"])
+def test_the_status_is_asked_to_the_end(document):
+    """Whatever curl makes of Retry-After: so often, with so long in between, is as long as it may take."""
+    (line,) = re.findall("--retry .*", Path(document).read_text())
+    times, delay, longest = map(int, re.findall(r"--retry(?:-delay|-max-time)? (\d+)", line))
+    assert times * delay >= longest
+
+
 def test_follow():
     accepted, up = run_block("follow")
     assert "branch feature-x is accepted" in accepted
@@ -84,11 +93,12 @@ def test_follow():
     assert host.undeploy("feature-x").status == 200
 
 
-def test_debug():
-    deployed, records, orders, instance, sockets = run_block("debug")
-    assert deployed.startswith("HTTP/1.0 200 OK")
+def test_debug(token_file):
+    token_file.write_text(f"{host.token()} name\n")
+    assert host.deploy("feature-x").status == 200
+    status, records, instance, sockets = run_block("debug")
+    assert status.startswith("HTTP/1.0 200 OK")
     assert "deploy-branch feature-x: 200" in records
-    assert "No entries" in orders or "buildbtw-systemctl" in orders
     assert "buildbtw@feature-x.service" in instance
     assert sockets.count("active (listening)") == 2
     assert host.undeploy("feature-x").status == 200
@@ -103,9 +113,23 @@ def without_drop_ins():
     host.systemctl("restart", "buildbtw-hook.socket")
 
 
+def effect():
+    """What the drop-ins can change."""
+    listening = host.unit("buildbtw-hook.socket", "Listen", "PollLimitBurst")
+    calls = host.unit("buildbtw-hook@x.service", "Environment", "RuntimeMaxUSec")
+    return [listening, calls, host.unit("buildbtw-systemctl@x.service", "Environment", "RuntimeMaxUSec")]
+
+
 @pytest.mark.usefixtures("without_drop_ins")
 def test_configure():
+    before = effect()
     run_block("configure")
+    assert effect() == before, "nothing is set that an operator did not uncomment"
+    for unit in ("buildbtw-hook.socket", "buildbtw-hook@.service", "buildbtw-systemctl@.service"):
+        file = Path(f"/etc/systemd/system/{unit}.d/local.conf")
+        file.write_text(re.sub(r"(?m)^#(?=\w)", "", file.read_text()))
+    host.systemctl("daemon-reload")
+    host.systemctl("restart", "buildbtw-hook.socket")
     assert "/run/buildbtw-hook.sock" in host.systemctl("show", "--property=Listen", "buildbtw-hook.socket")
     assert host.deploy("feature-x").status == 200
     assert host.undeploy("feature-x").status == 200

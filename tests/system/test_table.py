@@ -1,4 +1,4 @@
-"""Every row of the contract's request table, by curl, over TCP and the Unix socket."""
+"""Every status that a call can get, by curl, over TCP and the Unix socket."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def header(text):
     return ["--header", text]
 
 
-# One row a class here; tests/executable has every row.
+# One row a class; the tables are in src and tests/executable.
 @over_both
 @pytest.mark.parametrize(
     ("path", "options", "job", "words"),

@@ -24,8 +24,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use buildbtw_hook::arrival::read_before;
 use buildbtw_hook::branch::{Branch, quote};
+use buildbtw_hook::deadline::read_before;
 use buildbtw_hook::journal;
 use buildbtw_hook::order::{Kind, MAX_ORDER, Order, Outcome, Verb};
 use log::Level;
@@ -33,7 +33,7 @@ use log::kv::Value;
 
 use notes::{is_noted, note, restore, update_note};
 use running::{DEPLOYMENTS, Running, place};
-use systemctl::{Job, NOT_LOADED, Unit, has_template, last_lines, show};
+use systemctl::{NOT_LOADED, Systemctl, Unit, has_template, last_lines, show};
 
 // systemd-tmpfiles makes both, so that no unit has to.
 const STATE: &str = "/var/lib/buildbtw-hook";
@@ -70,8 +70,8 @@ fn serve() -> ExitCode {
     };
     journal::open("buildbtw-systemctl");
     match receive(&peer) {
-        Ok(order) => match Host::from_env() {
-            Ok(host) => host.carry_out(&order, &peer),
+        Ok(order) => match Settings::from_env() {
+            Ok(settings) => settings.carry_out(&order, &peer),
             Err(fault) => tell(&peer, &Outcome::new(Kind::Failed, fault)),
         },
         Err(why) => {
@@ -85,7 +85,7 @@ fn serve() -> ExitCode {
 /// Starts what was deployed before a reboot.
 fn restore_all() -> ExitCode {
     journal::open("buildbtw-systemctl");
-    match Host::from_env().and_then(|host| restore(&host.state, &host.runtime)) {
+    match Settings::from_env().and_then(|settings| restore(&settings.state, &settings.runtime)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("not everything is restored: {error}");
@@ -131,10 +131,9 @@ fn report(kind: Kind, branch: Option<&Branch>, message: &str) {
     journal::record(Level::Error, message, &fields);
 }
 
-/// The host, as the unit's environment describes it.
-struct Host {
-    /// `STATE_DIRECTORY`, otherwise [`STATE`]: an empty file, the note, for each branch that the next
-    /// boot is to start. Units that a generator made, as Podman's Quadlet does, cannot be enabled.
+/// What the unit tells the process through its environment, read once.
+struct Settings {
+    /// `STATE_DIRECTORY`, otherwise [`STATE`]: the notes, see `notes.rs`.
     state: PathBuf,
     /// `RUNTIME_DIRECTORY`, otherwise [`RUNTIME`]: a file for each branch, see [`Running`].
     runtime: PathBuf,
@@ -146,7 +145,7 @@ struct Host {
     clean: bool,
 }
 
-impl Host {
+impl Settings {
     fn from_env() -> Result<Self, String> {
         let directory = |name, otherwise: &str| {
             env::var_os(name).map_or_else(|| PathBuf::from(otherwise), PathBuf::from)
@@ -214,7 +213,7 @@ impl Host {
     /// between carries it out.
     fn accept(&self, order: &Order) -> Result<Running, Outcome> {
         let unit = order.branch.unit();
-        // A caller who does not wait would never learn this.
+        // Told at once, although `branch-status` would tell it too.
         if order.respond_async && is_missing(&unit) {
             return Err(Outcome::new(Kind::NoTemplate, format!("Unit {unit} not found.")));
         }
@@ -225,8 +224,8 @@ impl Host {
         Ok(running)
     }
 
-    /// Pulls the image where the host has a template for that, and then restarts the unit: to
-    /// start a running one does nothing, and a stopped one is started by it.
+    /// Pulls the image where the host has a template for that, and then restarts the unit: a start
+    /// does nothing to a running unit, and a restart also starts a stopped one.
     fn deploy(&self, branch: &Branch, running: &Running) -> Result<Outcome, Outcome> {
         let _place = place(&self.runtime, self.queue)
             .map_err(|error| not_done("cannot wait for other deployments", &error))?
@@ -236,10 +235,11 @@ impl Host {
             })?;
         if has_template("buildbtw-pull@.service") {
             let pull = branch.pull_unit();
-            let pulled = Job::run("start", &[&pull]);
+            let pulled = Systemctl::run("start", &[&pull]);
             if pulled.code() != Some(0) {
-                let running = show(&branch.unit()).is_ok_and(|unit| unit.is_active());
-                let rest = if running { "\nwhat ran before still runs" } else { "" };
+                let still_runs =
+                    show(&branch.unit()).is_ok_and(|unit| unit.is_active_or_activating());
+                let rest = if still_runs { "\nwhat ran before still runs" } else { "" };
                 return Err(self.failure(Kind::PullFailed, &pulled, &pull, rest));
             }
         }
@@ -248,7 +248,7 @@ impl Host {
             return Err(Outcome::new(Kind::Failed, text));
         }
         let unit = branch.unit();
-        let restarted = Job::run("restart", &[&unit]);
+        let restarted = Systemctl::run("restart", &[&unit]);
         if restarted.succeeded(Unit::is_up) {
             let text = format!("branch {branch} is deployed (restart of {unit})");
             return Ok(Outcome::new(Kind::Done, text));
@@ -263,15 +263,15 @@ impl Host {
     fn undeploy(&self, branch: &Branch) -> Result<Outcome, Outcome> {
         if has_template("buildbtw@.socket") {
             // In one call with the unit, the socket would stop last, and visitors would wait in it.
-            Job::run("stop", &[&branch.socket_unit()]);
+            Systemctl::run("stop", &[&branch.socket_unit()]);
         }
         let (pull, unit) = (branch.pull_unit(), branch.unit());
         let pulls = has_template("buildbtw-pull@.service");
         let units = if pulls { &[pull.as_str(), &unit][..] } else { &[unit.as_str()] };
-        let stopped = Job::run("stop", units);
+        let stopped = Systemctl::run("stop", units);
         let text = if stopped.code() == NOT_LOADED {
             format!("branch {branch} was not deployed")
-        } else if stopped.succeeded(|unit| !unit.is_active()) {
+        } else if stopped.succeeded(|unit| !unit.is_active_or_activating()) {
             format!("branch {branch} is not deployed any more (stop of {unit})")
         } else {
             return Err(self.failure(Kind::Failed, &stopped, &unit, ""));
@@ -290,9 +290,9 @@ impl Host {
         }
         if known.active == "failed" {
             // systemd cleans no unit that has failed, systemctl(1).
-            Job::run("reset-failed", &[unit]);
+            Systemctl::run("reset-failed", &[unit]);
         }
-        let cleaned = Job::run("clean", &["--what=state", unit]);
+        let cleaned = Systemctl::run("clean", &["--what=state", unit]);
         if cleaned.code() == Some(0) {
             return Ok(());
         }
@@ -312,11 +312,11 @@ impl Host {
         if is_running || unit.has_job() || unit.active == "deactivating" {
             Outcome::new(Kind::Running, format!("a job for {name} is running"))
         } else if let Some((_, failure)) = failure {
-            // Whatever kept it from starting is over, so it is no 503 to be asked again.
+            // Final, whatever kind it was when it happened: who polls must stop.
             Outcome::new(Kind::StartFailed, failure.text)
         } else if unit.is_up() {
             Outcome::new(Kind::Done, format!("branch {branch} is up ({name})"))
-        } else if unit.active == "failed" || unit.is_active() {
+        } else if unit.active == "failed" || unit.is_active_or_activating() {
             let start = [format!("_SYSTEMD_INVOCATION_ID={}", unit.invocation)];
             let lines = last_lines(self.log_lines, &start);
             Outcome::new(Kind::StartFailed, format!("{name} failed\n{unit}{lines}"))
@@ -326,16 +326,16 @@ impl Host {
     }
 
     /// What went wrong: systemctl's words, the unit's state, the rest, and what the unit wrote.
-    fn failure(&self, kind: Kind, job: &Job, unit: &str, rest: &str) -> Outcome {
-        let mut text = format!("{} of {unit} failed: {}", job.verb, job.words());
+    fn failure(&self, kind: Kind, run: &Systemctl, unit: &str, rest: &str) -> Outcome {
+        let mut text = format!("{} of {unit} failed: {}", run.verb, run.words());
         if let Ok(known) = show(unit)
             && known.load != "not-found"
         {
-            // systemd has unloaded it: there is no state to show.
+            // An inactive unit has been unloaded meanwhile: its state says nothing.
             if known.active != "inactive" {
                 let _ = write!(text, "\n{known}");
             }
-            let lines = last_lines(self.log_lines, &job.what_failed());
+            let lines = last_lines(self.log_lines, &run.records_of_failure());
             let _ = write!(text, "{rest}{lines}");
         }
         Outcome::new(kind, text)

@@ -9,7 +9,7 @@ use buildbtw_hook::branch::Branch;
 use buildbtw_hook::order::{Order, Verb};
 
 use crate::running::lock_if_idle;
-use crate::systemctl::{Job, show};
+use crate::systemctl::{Systemctl, show};
 
 /// Whether a branch is noted.
 pub fn is_noted(state: &Path, branch: &Branch) -> bool {
@@ -17,9 +17,9 @@ pub fn is_noted(state: &Path, branch: &Branch) -> bool {
 }
 
 /// Adds a branch's note, or removes it.
-pub fn note(state: &Path, branch: &Branch, is_up: bool) -> io::Result<()> {
+pub fn note(state: &Path, branch: &Branch, is_to_start: bool) -> io::Result<()> {
     let file = state.join(branch.as_str());
-    if is_up {
+    if is_to_start {
         return File::create(&file).map(drop);
     }
     match fs::remove_file(&file) {
@@ -34,7 +34,7 @@ pub fn update_note(state: &Path, order: &Order, was_noted: bool) -> io::Result<(
     let lock = File::open(state)?;
     lock.lock()?;
     let unit = show(&order.branch.unit()).map_err(io::Error::other)?;
-    if unit.is_active() {
+    if unit.is_active_or_activating() {
         note(state, &order.branch, true)
     } else if unit.has_job() || unit.active == "deactivating" {
         // The order that caused it looks when it is done.
@@ -77,6 +77,6 @@ fn restore_branch(state: &Path, runtime: &Path, branch: &Branch) -> io::Result<(
     if !is_noted(state, branch) {
         return Ok(());
     }
-    let started = Job::run("start", &["--no-block", &branch.unit()]);
+    let started = Systemctl::run("start", &["--no-block", &branch.unit()]);
     if started.code() == Some(0) { Ok(()) } else { Err(io::Error::other(started.words())) }
 }

@@ -1,5 +1,5 @@
-//! Which orders are running, kept as locks on files in `/run/buildbtw-systemctl`: a lock is gone when
-//! its process has ended, however that was.
+//! Which orders are running, kept as locks on files in `/run/buildbtw-systemctl`: the kernel releases
+//! a lock when its process ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -93,7 +93,7 @@ impl Running {
         text.lines().next().unwrap_or_default().to_owned()
     }
 
-    /// Whether an undeployment came after this order.
+    /// Whether the order that began last is an undeployment: this one, or one that came after it.
     pub fn is_undeployed(&self) -> bool {
         self.first_line().ends_with(" undeploy")
     }

@@ -9,9 +9,10 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How often to look whether systemd is back, or a job has ended, and for how long.
+/// How often to look whether systemd is back, or a job has ended.
 const POLL: Duration = Duration::from_millis(200);
-const BACK: Duration = Duration::from_secs(90);
+/// How long systemd may be away, as `systemctl daemon-reexec` has it.
+const RECONNECT: Duration = Duration::from_secs(90);
 /// The most that an outcome quotes of what a unit wrote, in bytes.
 const MAX_QUOTED: usize = 8 * 1024;
 /// `systemctl` exits with this where no such unit is loaded (systemctl(1), exit status).
@@ -45,13 +46,13 @@ pub struct Unit {
 
 impl Unit {
     /// Whether systemd runs it, or is about to.
-    pub fn is_active(&self) -> bool {
+    pub fn is_active_or_activating(&self) -> bool {
         ["active", "reloading", "refreshing", "activating"].contains(&self.active.as_str())
     }
 
     /// Whether it runs.
     pub fn is_up(&self) -> bool {
-        self.is_active() && self.active != "activating"
+        self.is_active_or_activating() && self.active != "activating"
     }
 
     pub fn has_job(&self) -> bool {
@@ -69,7 +70,7 @@ impl fmt::Display for Unit {
 /// every connection for a moment.
 pub fn show(unit: &str) -> Result<Unit, String> {
     let properties = "--property=LoadState,ActiveState,SubState,Result,Job,InvocationID,CanClean";
-    let shown = Job::run("show", &[properties, unit]);
+    let shown = Systemctl::run("show", &[properties, unit]);
     if shown.code() != Some(0) {
         return Err(format!("cannot read the state of {unit}: {}", shown.words()));
     }
@@ -91,15 +92,15 @@ pub fn show(unit: &str) -> Result<Unit, String> {
 }
 
 /// One run of systemctl.
-pub struct Job {
+pub struct Systemctl {
     pub verb: &'static str,
     units: Vec<String>,
-    /// When it began, since 1970.
+    /// When it began, after the Unix epoch.
     since: Duration,
     output: io::Result<Output>,
 }
 
-impl Job {
+impl Systemctl {
     /// Runs `systemctl VERB` with options, if any, and units; again while it cannot reach systemd.
     pub fn run(verb: &'static str, arguments: &[&str]) -> Self {
         let begin = Instant::now();
@@ -114,12 +115,12 @@ impl Job {
                 .args(&units)
                 .output();
             let units = units.iter().map(ToString::to_string).collect();
-            let job = Self { verb, units, since, output };
+            let run = Self { verb, units, since, output };
             // Repeating the start of a unit that is starting only waits for it.
-            let waits = verb == "start" && job.words().contains("wait");
-            let again = job.could_not_connect() || waits && job.is_cut_off();
-            if !again || begin.elapsed() > BACK {
-                return job;
+            let waits = verb == "start" && run.words().contains("wait");
+            let again = run.could_not_connect() || waits && run.is_cut_off();
+            if !again || begin.elapsed() > RECONNECT {
+                return run;
             }
             thread::sleep(POLL);
         }
@@ -157,11 +158,12 @@ impl Job {
         }
     }
 
-    /// Which records the unit wrote in the start that failed: from systemd's own record of its
-    /// beginning on, otherwise since this job began. By now the unit may have been started again
-    /// (`Restart=`) or unloaded (`CollectMode=`); and the last words of a process that ends at once
-    /// reach the journal without the invocation (measured: up to 13 of 100 on systemd 262).
-    pub fn what_failed(&self) -> [String; 2] {
+    /// The arguments of journalctl for what the unit wrote in the start that failed: from systemd's
+    /// own record of its beginning on, otherwise since this run began. Not by its invocation: the
+    /// unit may have been started again (`Restart=`) or unloaded (`CollectMode=`) by now, and the
+    /// last words of a process that ends at once reach the journal without one (measured: up to 13
+    /// of 100 on systemd 262).
+    pub fn records_of_failure(&self) -> [String; 2] {
         // What systemd and the unit wrote before the job ended may still be on its way.
         let _ = command("journalctl").arg("--sync").output();
         let name = self.units.last().map_or("", String::as_str);

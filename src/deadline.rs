@@ -4,11 +4,11 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-/// Reads what arrives before the deadline: how many bytes, 0 where the peer has ended.
+/// Reads what arrives before the deadline, and returns how many bytes; 0 at the end of the stream.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::TimedOut`] once the deadline has passed, and what else breaks a connection.
+/// [`ErrorKind::TimedOut`] once the deadline has passed, or any other I/O error.
 pub fn read_before(
     deadline: Instant,
     mut stream: &UnixStream,

@@ -1,11 +1,11 @@
-//! The root side, which carries out orders: one connection, one order, one outcome.
+//! The client of `buildbtw-systemctl`, which carries out orders: one connection, one order, one outcome.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use buildbtw_hook::arrival::read_before;
+use buildbtw_hook::deadline::read_before;
 use buildbtw_hook::order::{Kind, MAX_OUTCOME, Order, Outcome};
 
 /// Gives an order, and waits for its outcome at most this long. Where none comes, it
