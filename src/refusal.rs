@@ -10,7 +10,7 @@ use buildbtw_hook::branch::NotASlug;
 pub enum Refusal {
     /// The client's side of the connection ended, or broke, too soon.
     Incomplete(String),
-    /// This part of the request is not HTTP/1.0 or HTTP/1.1.
+    /// This part of the request is not valid HTTP/1.0 or HTTP/1.1.
     Malformed(String),
     /// The request did not arrive whole within this many seconds.
     Late(u64),
@@ -48,7 +48,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Incomplete(how) | Self::Fault(how) => f.write_str(how),
             Self::Malformed(what) => {
-                write!(f, "malformed request: {what} is not HTTP/1.0 or HTTP/1.1")
+                write!(f, "malformed request: {what} is not valid HTTP/1.0 or HTTP/1.1")
             }
             Self::Late(seconds) => write!(f, "no whole request within {seconds} s"),
             Self::TransferEncoding => f.write_str("send a Content-Length and no Transfer-Encoding"),
