@@ -64,7 +64,7 @@ fn answers_the_first_request_alone() {
 }
 
 #[test]
-fn tells_who_waits_for_it_to_send_the_body() {
+fn a_client_that_expects_it_is_told_to_send_the_body() {
     let host = Host::new();
     let form = "branch=x";
     for transport in TRANSPORTS {
@@ -108,7 +108,7 @@ fn tells_no_one_else_to_send_the_body() {
 }
 
 #[test]
-fn answers_who_sends_more_while_it_waits() {
+fn a_client_that_sends_more_meanwhile_is_answered() {
     for transport in TRANSPORTS {
         let host = Host::new().file("bin/hold", "");
         let mut call = host.connect(transport);
@@ -134,7 +134,7 @@ fn answers_head_without_a_body_however_early() {
 }
 
 #[test]
-fn survives_who_goes_early() {
+fn a_client_that_goes_early_does_no_harm() {
     let host = Host::new();
     for transport in TRANSPORTS {
         let request = post(DEPLOY, FORM, "branch=x");

@@ -85,7 +85,7 @@ fn takes_heads_and_bodies_of_16_kib_and_no_more() {
 }
 
 #[test]
-fn answers_who_goes_on_sending() {
+fn a_client_that_goes_on_sending_is_answered() {
     let host = Host::new();
     let huge = 50_000_000;
     let line = format!("POST {DEPLOY}?branch=x HTTP/1.1");
@@ -108,7 +108,7 @@ fn answers_who_goes_on_sending() {
 }
 
 #[test]
-fn waits_a_second_for_who_was_refused() {
+fn a_refused_client_has_a_second_to_read_its_answer() {
     let refused = "GET / HTTP/9\r\n\r\n";
     thread::scope(|scope| {
         for transport in TRANSPORTS {

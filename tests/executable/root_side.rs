@@ -157,6 +157,11 @@ fn data_is_removed_only_where_the_host_says_so() {
     let host = Host::new().file("bin/show", show).set("BUILDBTW_CLEAN", "state");
     assert!(order(&host, "undeploy x\n").starts_with("done\n"));
     assert_eq!(host.take_calls(), STOP_X);
+    let host = Host::new().file("bin/show-fails", "").set("BUILDBTW_CLEAN", "state");
+    let told = order(&host, "undeploy x\n");
+    let why = "failed\nit is undeployed, but its data is there: cannot read the state of buildbtw@x";
+    assert!(told.starts_with(why), "{told}");
+    assert_eq!(host.take_calls(), STOP_X);
 }
 
 #[test]

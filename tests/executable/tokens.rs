@@ -5,7 +5,7 @@ use std::fs;
 use super::harness::*;
 
 #[test]
-fn lets_in_who_has_a_token_of_the_file() {
+fn every_token_of_the_file_is_accepted() {
     for file in [
         TOKEN.to_owned(),
         format!(" \t{TOKEN} \t\r\n"),

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use super::harness::*;
 
 #[test]
-fn tells_who_starts_it_by_hand_what_it_is_for() {
+fn started_by_hand_it_says_what_it_is_for() {
     let host = Host::new();
     let usage = "buildbtw-hook serves one HTTP request on a connection that systemd accepted.";
     let version = concat!("buildbtw-hook ", env!("CARGO_PKG_VERSION"), "\n");

@@ -91,17 +91,26 @@ check_host() {
     unshare --mount mount -t tmpfs tmpfs /tmp 2>/dev/null || die "$no_mount"
 }
 
+# What installs packages on this distribution, by os-release(5): mmdebstrap brings apt to any.
+os_release=/etc/os-release
+manager() (
+    ID='' ID_LIKE=''
+    # shellcheck disable=SC1090 # data
+    [[ ! -r $os_release ]] || . "$os_release"
+    case " $ID $ID_LIKE " in
+        *' arch '*) echo pacman ;;
+        *' fedora '*) echo dnf ;;
+        *) echo apt-get ;;
+    esac
+)
+
 # words APT PACMAN DNF: the one in the words of this distribution, or Debian's.
 words() {
-    if command -v apt-get >/dev/null; then
-        echo "$1"
-    elif command -v pacman >/dev/null; then
-        echo "$2"
-    elif command -v dnf >/dev/null; then
-        echo "$3"
-    else
-        echo "$1"
-    fi
+    case $(manager) in
+        pacman) echo "$2" ;;
+        dnf) echo "$3" ;;
+        *) echo "$1" ;;
+    esac
 }
 
 # Under sudo the toolchain is the calling user's, and so are the files in target/.
@@ -144,7 +153,9 @@ prerequisites() {
 # install_missing PACKAGE...: with apt; what other package managers do is left to their users.
 install_missing() {
     (($#)) || return 0
-    command -v apt-get >/dev/null || die "install these first: $(words '' 'pacman -S ' 'dnf install ')$*"
+    if [[ $(manager) != apt-get ]] || ! command -v apt-get >/dev/null; then
+        die "install these first: $(words '' 'pacman -S ' 'dnf install ')$*"
+    fi
     step "installing $*" install_packages "$@" || die "could not install $*: install them by hand"
 }
 

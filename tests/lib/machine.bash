@@ -176,6 +176,7 @@ beside=() store=''
 
 finish() {
     local status=$? run
+    trap '' INT TERM
     end_step
     for run in "${beside[@]}"; do
         end_group "$run"

@@ -5,8 +5,8 @@
 . "${BASH_SOURCE[0]%/*}/common.bash"
 
 cache=/var/cache/buildbtw-hook
-released=trixie
-suite=${SUITE:-$released}
+suite=${SUITE:-trixie}
+unreleased=' forky duke sid '
 packages=systemd,systemd-sysv,dbus,polkitd,podman,netavark,aardvark-dns,crun,nftables,iproute2
 packages+=,mount,passwd,procps,curl,sudo,ca-certificates,busybox-static,docker-registry,skopeo
 packages+=,libfaketime,python3-jinja2,python3-pytest,python3-requests,nginx-light,pacman-package-manager
@@ -25,12 +25,13 @@ built_root() {
     root=$(root_path)
     mkdir -p "$cache"
     if [[ ! -d $root ]]; then
-        [[ $suite == "$released" ]] ||
+        [[ $unreleased != *" $suite "* ]] ||
             echo "$suite is not released: a mirror's Release file is taken even past its Valid-Until"
         step "building the machine's root (once, about a minute)" build_root ||
             die "could not build a root of $suite: it needs the network, and 500 MB in $cache"
     fi
-    touch "$root"
+    touch -c "$root"
+    [[ -d $root ]] || die "another run has just removed $root, which was old: start again"
 }
 
 # Of two runs at once one builds, and the other waits for it. What is not built to its end never
@@ -44,7 +45,7 @@ build_root() (
     trap 'exit 130' INT TERM
     rm -rf --one-file-system "$root.new"
     expired=()
-    [[ $suite == "$released" ]] || expired=(--aptopt='Acquire::Check-Valid-Until "false"')
+    [[ $unreleased != *" $suite "* ]] || expired=(--aptopt='Acquire::Check-Valid-Until "false"')
     # errexit is off where a function is called before ||.
     mmdebstrap --variant=apt "${skip[@]}" "${expired[@]}" --include="$packages" \
         ${customize:+--customize-hook="$customize"} "$suite" "$root.new" || exit

@@ -19,6 +19,7 @@ build_fixtures() {
 tests() {
     prerequisites
     if (($#)); then
+        [[ $* == *test_*.py* && $* != *test_packages* ]] || packages_are_current || "$repo/tests/packages"
         in_machine "$@"
         [[ $* != tests/system ]] ||
             step "calling without D-Bus" nsenter -t "$leader" -a /src/tests/fixtures/without-dbus
@@ -30,6 +31,13 @@ tests() {
     build_fixtures
     in_each_suite "$repo/tests/machine" test tests/system
     in_each_suite "$repo/tests/hosts/run"
+}
+
+# Whether there are packages, and nothing that they are made of is newer.
+packages_are_current() {
+    local deb
+    deb=$(compgen -G "$repo/target/package/*.deb") &&
+        [[ -z $(cd "$repo" && find src systemd Cargo.lock -newer "$deb" -print -quit) ]]
 }
 
 # in_each_suite CMD...: for each Debian at the same time, since Debian's next has the systemd of Arch,

@@ -244,7 +244,7 @@ def test_run_is_full():
                 path = f"/hooks/deploy-branch?branch={BRANCH}"
                 connection.sendall(host.request(path, credentials=host.token()))
                 received = host.rest_of(connection)
-            assert not received or host.Answer.parse(received).status in (200, 500)
+            assert not received or host.Answer.parse(received).status in (200, 500, 503)
             assert not received.startswith(b"HTTP/1.0 200") or deployed()
     finally:
         options = [each for each in size.split()[3].split(",") if each.startswith("size=")]

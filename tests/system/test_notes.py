@@ -18,6 +18,8 @@ def boot():
     host.idle()
     host.systemctl("stop", "buildbtw@*.service")
     host.systemctl("start", "buildbtw-hook-restore.service")
+    unit = f"buildbtw@{BRANCH}.service"
+    host.until(lambda: host.unit(unit, "Job").get("Job", "0") in ("", "0"))
     host.until(lambda: host.state(BRANCH) not in ("activating", "deactivating"))
 
 

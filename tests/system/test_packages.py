@@ -53,7 +53,10 @@ class Debian:
 
     @staticmethod
     def install(file):
-        return succeed("dpkg", "--install", file)
+        """As apt does: another package reloads systemd between unpacking and configuring."""
+        output = succeed("dpkg", "--unpack", file)
+        succeed("systemctl", "daemon-reload")
+        return output + succeed("dpkg", "--configure", "buildbtw-hook")
 
     @staticmethod
     def start(output):
@@ -64,9 +67,13 @@ class Debian:
         return succeed("dpkg", "--remove", "buildbtw-hook")
 
     @staticmethod
-    def forget():
-        """Removes what a removal leaves."""
+    def purge():
         succeed("dpkg", "--purge", "buildbtw-hook")
+
+    @classmethod
+    def forget(cls):
+        """Removes what a removal leaves."""
+        cls.purge()
 
     @staticmethod
     def files():
@@ -102,6 +109,10 @@ class Arch:
     @staticmethod
     def remove():
         return succeed("pacman", "-Rdd", "--noconfirm", "buildbtw-hook")
+
+    @staticmethod
+    def purge():
+        """pacman knows no more than a removal."""
 
     @staticmethod
     def forget():
@@ -297,8 +308,33 @@ def test_from_systemd_install_and_back(package):
 
     package.remove()
     succeed(INSTALL)
+    package.purge()
+    assert_systemd_install_is_in_force()
     assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])
-    assert host.unit("buildbtw-hook.socket", "FragmentPath") == {
-        "FragmentPath": "/usr/local/lib/systemd/system/buildbtw-hook.socket"
-    }
     assert host.undeploy("main").status == 200
+
+
+def assert_systemd_install_is_in_force():
+    for unit in UNITS:
+        (path,) = host.unit(unit, "FragmentPath").values()
+        assert path == f"/usr/local/lib/systemd/system/{unit}"
+        assert run("systemctl", "is-enabled", unit).stdout == "enabled\n"
+    assert host.host_state() == "running"
+
+
+def test_it_comes_and_goes_beside_systemd_install(package):
+    """Which is in force all the time."""
+    token, containers = host.token(), deployed()
+    sockets = [host.unit(unit, "InvocationID") for unit in UNITS]
+    with callers() as told:
+        for _ in range(2):
+            more_answers(told, 4)
+            package.install(package.file)
+        more_answers(told, 4)
+        package.remove()
+        package.purge()
+        more_answers(told, 8)
+    assert set(told) == {200}, [each for each in told if each != 200]
+    assert [host.unit(unit, "InvocationID") for unit in UNITS] == sockets
+    assert_systemd_install_is_in_force()
+    assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])

@@ -10,10 +10,16 @@ import pytest
 import host
 from documents import blocks
 
-DOCUMENTS = ["README.md", "ansible/README.md", "tests/README.md", "tests/bench/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "ansible/README.md",
+    "systemd/README.md",
+    "tests/README.md",
+    "tests/bench/README.md",
+]
 # The blocks in ```sh NAME fences; what is not run here is run by tests/machine and tests/hosts.
 BLOCKS = {name: lines for document in DOCUMENTS for name, lines in blocks(document).items()}
-NOT_RUN_HERE = {"build", "developer", "hosts", "redeploy", "vault"}
+NOT_RUN_HERE = {"build", "developer", "hosts", "packagers", "redeploy", "vault"}
 BENCH = Path("tests/bench")
 
 

@@ -239,11 +239,6 @@ def test_a_container_does_not_lead_nginx_astray():
     assert deploy(BRANCH).status == 200
     path = "/run/buildbtw/http.sock"
     for command, why in [
-        (["rm", path], "Device or resource busy"),
-        (
-            ["sh", "-c", f"ln -s /run/buildbtw-hook.sock /bin/astray && mv -f /bin/astray {path}"],
-            "resource busy",
-        ),
         (["chmod", "777", path], "Read-only file system"),
         (["umount", path], "Operation not permitted"),
         (["ls", "/run/buildbtw"], "http.sock\n"),

@@ -284,7 +284,9 @@ impl Settings {
 
     /// Removes the unit's state directories, if it has any.
     fn clean(&self, unit: &str) -> Result<(), Outcome> {
-        let Ok(known) = show(unit) else { return Ok(()) };
+        let kept = "it is undeployed, but its data is there";
+        let known =
+            show(unit).map_err(|why| Outcome::new(Kind::Failed, format!("{kept}: {why}")))?;
         if !known.can_clean.split(' ').any(|what| what == "state") {
             return Ok(());
         }
@@ -296,7 +298,7 @@ impl Settings {
         if cleaned.code() == Some(0) {
             return Ok(());
         }
-        Err(self.failure(Kind::Failed, &cleaned, unit, "\nit is undeployed, but its data is there"))
+        Err(self.failure(Kind::Failed, &cleaned, unit, &format!("\n{kept}")))
     }
 
     /// What state the branch is in.
