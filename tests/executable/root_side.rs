@@ -159,7 +159,8 @@ fn data_is_removed_only_where_the_host_says_so() {
     assert_eq!(host.take_calls(), STOP_X);
     let host = Host::new().file("bin/show-fails", "").set("BUILDBTW_CLEAN", "state");
     let told = order(&host, "undeploy x\n");
-    let why = "failed\nit is undeployed, but its data is there: cannot read the state of buildbtw@x";
+    let why =
+        "failed\nit is undeployed, but its data is there: cannot read the state of buildbtw@x";
     assert!(told.starts_with(why), "{told}");
     assert_eq!(host.take_calls(), STOP_X);
 }
