@@ -78,8 +78,8 @@ fn every_message_id_is_in_the_catalog_and_no_other() {
     let ids = |text: &str| -> BTreeSet<String> {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric());
         let is_id = |word: &&str| word.len() == 32 && word.bytes().all(|b| b.is_ascii_hexdigit());
-        // systemd's own, of a start that begins.
-        let own = |word: &&str| *word != "7d4958e842da4a758f6c1cdc7b36dcc5";
+        // systemd's own, of a start that failed.
+        let own = |word: &&str| *word != "be02cf6855d2428ba40df7e9d022f03d";
         words.filter(is_id).filter(own).map(str::to_owned).collect()
     };
     let catalog = ids(&read("systemd/buildbtw-hook.catalog"));

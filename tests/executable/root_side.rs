@@ -92,14 +92,36 @@ fn a_line_that_does_not_come_is_not_waited_for() {
     });
 }
 
+/// Records as journalctl exports them: the invocation, if there is one, and the message.
+fn export(records: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut export = Vec::new();
+    for (invocation, message) in records {
+        export.extend(b"__CURSOR=s=1\nMESSAGE\n");
+        export.extend(message.len().to_le_bytes());
+        export.extend([message, &b"\n"[..]].concat());
+        if !invocation.is_empty() {
+            export.extend(format!("_SYSTEMD_INVOCATION_ID={invocation}\n").bytes());
+        }
+        export.push(b'\n');
+    }
+    export
+}
+
 #[test]
 fn a_failure_quotes_what_the_unit_wrote_and_nothing_in_it_can_do_harm() {
+    let journal: [(&str, &[u8]); 5] = [
+        ("cd34", b"of another start"),
+        ("ab12", b"one"),
+        ("", b"\x1b[31mred \"quoted\" \\ \xe2\x80\xae\r\xff\n"),
+        ("ef56", b"of another start"),
+        ("ab12", b"last"),
+    ];
     let failing = || {
         Host::new()
             .file("bin/exit", "1\n")
             .file("bin/stderr", "Job for buildbtw@x.service failed.\n")
             .file("bin/show", "LoadState=loaded\nActiveState=failed\nInvocationID=ab12\n")
-            .file("bin/journal", b"one\n\x1b[31mred \"quoted\" \\ \xe2\x80\xae\r\xff\n\nlast\n")
+            .file("bin/journal", export(&journal))
     };
     let host = failing();
     let told = order(&host, "deploy x\n");
@@ -109,21 +131,22 @@ fn a_failure_quotes_what_the_unit_wrote_and_nothing_in_it_can_do_harm() {
     let calls = fs::read_to_string(host.root.join("bin/journalctl-calls")).expect("journalctl");
     let calls: Vec<_> = calls.lines().collect();
     assert_eq!(calls[0], "[--sync]");
-    let asked = "[--quiet][--no-pager][--output=short-unix][--lines=+1][--since=@";
+    let asked = "[--quiet][--no-pager][--output=cat][--output-fields=INVOCATION_ID][--lines=1]";
     let (_, asked) = calls[1].split_once(asked).expect(calls[1]);
     let (since, asked) = asked.split_once(']').expect(calls[1]);
     assert!(asked.ends_with("[UNIT=buildbtw@x.service]"), "{calls:?}");
-    let lines = "[--quiet][--no-pager][--output=cat][--lines=20]";
+    let fields = "[--output=export][--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID][--lines=200]";
     let unit = "[_SYSTEMD_UNIT=buildbtw@x.service]";
-    assert_eq!(calls[2..], [format!("{lines}[--since=@{since}]{unit}")]);
-    let job = Duration::from_secs_f64(since.parse().expect("seconds"));
-    let ago = SystemTime::now().duration_since(UNIX_EPOCH + job).expect("in the past");
-    assert!(ago < Duration::from_secs(60), "{ago:?}");
-    // Where systemd recorded when the start began, that is when; before it, the job stopped another.
-    let host = failing().file("bin/starting", "1795718369.723217 host systemd[1]: Starting x\n");
-    order(&host, "deploy x\n");
-    let calls = fs::read_to_string(host.root.join("bin/journalctl-calls")).expect("journalctl");
-    assert!(calls.ends_with(&format!("{lines}[--since=@1795718369.723217]{unit}\n")), "{calls}");
+    assert_eq!(calls[2..], [format!("[--quiet][--no-pager]{fields}{since}]{unit}")]);
+    let since = since.strip_prefix("[--since=@").and_then(|since| since.parse().ok());
+    let began = UNIX_EPOCH + Duration::from_secs(since.expect("seconds"));
+    let ago = SystemTime::now().duration_since(began).expect("in the past");
+    assert!((1..60).contains(&ago.as_secs()), "{ago:?}");
+    // Where systemd recorded which start failed, that is the one, whatever the unit is at by now.
+    let host = failing().file("bin/failed-invocation", "cd34\n");
+    let told = order(&host, "deploy x\n");
+    let (_, lines) = told.split_once("its last lines:").expect("lines");
+    assert!(lines.contains("of another start") && !lines.contains("last"), "{lines}");
 
     let host = failing().set("BUILDBTW_LOG_LINES", "2");
     let told = order(&host, "deploy x\n");
@@ -132,7 +155,8 @@ fn a_failure_quotes_what_the_unit_wrote_and_nothing_in_it_can_do_harm() {
     let told = order(&host, "deploy x\n");
     assert!(!told.contains("its last lines"), "{told:?}");
     let host = failing();
-    let host = host.file("bin/journal", ("x".repeat(4000) + "\n").repeat(30));
+    let long = "x".repeat(4000);
+    let host = host.file("bin/journal", export(&[("ab12", long.as_bytes()); 30]));
     let told = order(&host, "deploy x\n");
     assert!((7_000..10_000).contains(&told.len()), "{}", told.len());
     let host = failing().set("BUILDBTW_LOG_LINES", "many");

@@ -10,6 +10,7 @@
 //!
 //! order → running (a mark) → notes (what the next boot starts) → systemctl → outcome.
 
+mod export;
 mod notes;
 mod running;
 mod systemctl;
@@ -33,7 +34,7 @@ use log::kv::Value;
 
 use notes::{is_noted, note, restore, update_note};
 use running::{DEPLOYMENTS, Running, place};
-use systemctl::{NOT_LOADED, Systemctl, Unit, has_template, last_lines, show};
+use systemctl::{NOT_LOADED, Systemctl, Unit, has_template, show};
 
 // systemd-tmpfiles makes both, so that no unit has to.
 const STATE: &str = "/var/lib/buildbtw-hook";
@@ -319,8 +320,7 @@ impl Settings {
         } else if unit.is_up() {
             Outcome::new(Kind::Done, format!("branch {branch} is up ({name})"))
         } else if unit.active == "failed" || unit.is_active_or_activating() {
-            let start = [format!("_SYSTEMD_INVOCATION_ID={}", unit.invocation)];
-            let lines = last_lines(self.log_lines, &start);
+            let lines = unit.last_lines(self.log_lines);
             Outcome::new(Kind::StartFailed, format!("{name} failed\n{unit}{lines}"))
         } else {
             Outcome::new(Kind::Absent, format!("branch {branch} is not deployed"))
@@ -337,7 +337,7 @@ impl Settings {
             if known.active != "inactive" {
                 let _ = write!(text, "\n{known}");
             }
-            let lines = last_lines(self.log_lines, &run.records_of_failure());
+            let lines = run.last_lines(self.log_lines, &known);
             let _ = write!(text, "{rest}{lines}");
         }
         Outcome::new(kind, text)

@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::export::records;
+
 /// How often to look whether systemd is back, or a job has ended.
 const POLL: Duration = Duration::from_millis(200);
 /// How long systemd may be away, as `systemctl daemon-reexec` has it.
@@ -17,8 +19,8 @@ const RECONNECT: Duration = Duration::from_secs(90);
 const MAX_QUOTED: usize = 8 * 1024;
 /// `systemctl` exits with this where no such unit is loaded (systemctl(1), exit status).
 pub const NOT_LOADED: Option<i32> = Some(5);
-/// What systemd's own record of a start that begins has (`sd-messages.h`).
-const UNIT_STARTING: &str = "MESSAGE_ID=7d4958e842da4a758f6c1cdc7b36dcc5";
+/// What systemd's own record of a start that failed has (`sd-messages.h`).
+const UNIT_FAILED: &str = "MESSAGE_ID=be02cf6855d2428ba40df7e9d022f03d";
 /// Where the template of a unit can be (systemd.unit(5), unit file load path).
 const UNIT_PATH: [&str; 5] = [
     "/etc/systemd/system",
@@ -95,8 +97,8 @@ pub fn show(unit: &str) -> Result<Unit, String> {
 pub struct Systemctl {
     pub verb: &'static str,
     units: Vec<String>,
-    /// When it began, after the Unix epoch.
-    since: Duration,
+    /// A second before it began, in seconds since the Unix epoch: journald's time may lag behind.
+    since: u64,
     output: io::Result<Output>,
 }
 
@@ -115,6 +117,7 @@ impl Systemctl {
                 .args(&units)
                 .output();
             let units = units.iter().map(ToString::to_string).collect();
+            let since = since.as_secs().saturating_sub(1);
             let run = Self { verb, units, since, output };
             // Repeating the start of a unit that is starting only waits for it.
             let waits = verb == "start" && run.words().contains("wait");
@@ -158,22 +161,27 @@ impl Systemctl {
         }
     }
 
-    /// The arguments of journalctl for what the unit wrote in the start that failed: from systemd's
-    /// own record of its beginning on, otherwise since this run began. Not by its invocation: the
-    /// unit may have been started again (`Restart=`) or unloaded (`CollectMode=`) by now, and the
-    /// last words of a process that ends at once reach the journal without one (measured: up to 13
-    /// of 100 on systemd 262).
-    pub fn records_of_failure(&self) -> [String; 2] {
+    /// The last lines that the unit wrote in the start that failed, indented. By now the unit may
+    /// have been started again (`Restart=`) or unloaded (`CollectMode=`), so systemd's record of the
+    /// failure says which start that was. A process that ends at once may be gone before journald
+    /// looks whose it was: its last words have the unit's name alone (measured: up to 13 of 100 on
+    /// systemd 262), so records without an invocation count too.
+    pub fn last_lines(&self, count: usize, unit: &Unit) -> String {
         // What systemd and the unit wrote before the job ended may still be on its way.
         let _ = command("journalctl").arg("--sync").output();
         let name = self.units.last().map_or("", String::as_str);
-        let mut since = format!("--since=@{:.6}", self.since.as_secs_f64());
-        let first = ["--output=short-unix", "--lines=+1", &since, UNIT_STARTING];
-        let began = journal_of(&[&first[..], &[&format!("UNIT={name}")]].concat());
-        if let Some(time) = began.split_whitespace().next() {
-            since = format!("--since=@{time}");
-        }
-        [since, format!("_SYSTEMD_UNIT={name}")]
+        let since = format!("--since=@{}", self.since);
+        let failed = read_journal(&[
+            "--output=cat",
+            "--output-fields=INVOCATION_ID",
+            "--lines=1",
+            &since,
+            UNIT_FAILED,
+            &format!("UNIT={name}"),
+        ]);
+        let failed = said(&failed);
+        let invocation = if failed.is_empty() { &unit.invocation } else { &failed };
+        quoted_lines(count, &[&since, &format!("_SYSTEMD_UNIT={name}")], invocation)
     }
 
     /// How it ended, and what it said.
@@ -188,19 +196,28 @@ impl Systemctl {
     }
 }
 
-/// The last lines of the records that these arguments of journalctl select, indented. Control
-/// characters are escaped, so they are safe to print.
-pub fn last_lines(count: usize, which: &[String]) -> String {
-    if count == 0 {
-        return String::new();
+impl Unit {
+    /// The last lines that it wrote in its last start, indented.
+    pub fn last_lines(&self, count: usize) -> String {
+        let which = format!("_SYSTEMD_INVOCATION_ID={}", self.invocation);
+        quoted_lines(count, &[&which], &self.invocation)
     }
-    let lines = format!("--lines={count}");
-    let mut arguments = vec!["--output=cat", &lines];
-    arguments.extend(which.iter().map(String::as_str));
-    let text = journal_of(&arguments);
+}
+
+/// The last lines of the records that these arguments of journalctl select, but for those of another
+/// invocation. Control characters are escaped, so they are safe to print.
+fn quoted_lines(count: usize, which: &[&str], invocation: &str) -> String {
+    // Enough for records that do not count.
+    let lines = format!("--lines={}", count.saturating_mul(10));
+    let fields = "--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID";
+    let export = read_journal(&[&["--output=export", fields, &lines], which].concat());
     let mut quoted: Vec<String> = Vec::new();
     let mut len = 0;
-    for line in text.lines().rev().take(count) {
+    let records = records(&export);
+    let of_it = records.iter().filter(|record| {
+        record.invocation.as_ref().is_none_or(|its| its == invocation || invocation.is_empty())
+    });
+    for line in of_it.flat_map(|record| record.message.split('\n')).rev().take(count) {
         let line: String = line.chars().take(500).flat_map(printable).collect();
         len += line.len() + 5;
         if len > MAX_QUOTED {
@@ -215,11 +232,11 @@ pub fn last_lines(count: usize, which: &[String]) -> String {
     quoted.into_iter().rev().collect()
 }
 
-/// What the journal has of these.
-fn journal_of(arguments: &[&str]) -> String {
+/// What journalctl prints.
+fn read_journal(arguments: &[&str]) -> Vec<u8> {
     let mut command = command("journalctl");
     let found = command.args(["--quiet", "--no-pager"]).args(arguments).output();
-    found.map_or_else(|_| String::new(), |output| said(&output.stdout))
+    found.map_or_else(|_| Vec::new(), |output| output.stdout)
 }
 
 /// A command by its name in systemd's own PATH, with nothing else in its environment.
