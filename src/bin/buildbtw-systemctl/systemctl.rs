@@ -97,7 +97,7 @@ pub fn show(unit: &str) -> Result<Unit, String> {
 pub struct Systemctl {
     pub verb: &'static str,
     units: Vec<String>,
-    /// A second before it began, in seconds since the Unix epoch: journald's time may lag behind.
+    /// A second before it began, in seconds since the Unix epoch: since when to look at the journal.
     since: u64,
     output: io::Result<Output>,
 }
