@@ -154,6 +154,7 @@ fn a_failure_quotes_what_the_unit_wrote_and_nothing_in_it_can_do_harm() {
     let host = failing().set("BUILDBTW_LOG_LINES", "0");
     let told = order(&host, "deploy x\n");
     assert!(!told.contains("its last lines"), "{told:?}");
+    assert!(!host.root.join("bin/journalctl-calls").exists(), "there is nothing to look for");
     let host = failing();
     let long = "x".repeat(4000);
     let host = host.file("bin/journal", export(&[("ab12", long.as_bytes()); 30]));

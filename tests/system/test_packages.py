@@ -283,6 +283,15 @@ def test_an_upgrade_that_changes_an_address(bare, tmp_path):
     assert run("curl", "--silent", "http://127.0.0.1:9001/").returncode == 0
 
 
+def assert_in_force(library):
+    """The units of this directory are, and the next boot starts them."""
+    for unit in UNITS:
+        (path,) = host.unit(unit, "FragmentPath").values()
+        assert path == f"{library}/systemd/system/{unit}"
+        assert run("systemctl", "is-enabled", unit).stdout == "enabled\n"
+    assert host.host_state() == "running"
+
+
 def test_from_systemd_install_and_back(package):
     token, containers = host.token(), deployed()
     sockets = [host.unit(unit, "InvocationID") for unit in UNITS]
@@ -301,29 +310,17 @@ def test_from_systemd_install_and_back(package):
         more_answers(told, 8)
     assert set(told) == {200}, [each for each in told if each != 200]
     assert [host.unit(unit, "InvocationID") for unit in UNITS] == sockets
-    for unit in UNITS:
-        (path,) = host.unit(unit, "FragmentPath").values()
-        assert path == f"/usr/lib/systemd/system/{unit}"
-        assert run("systemctl", "is-enabled", unit).stdout == "enabled\n"
+    assert_in_force("/usr/lib")
     assert run("getent", "passwd", host.USER).returncode == 0
     assert not [path for path in test_install.FILES if Path(path).exists()]
     assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])
-    assert host.host_state() == "running"
 
     package.remove()
     succeed(INSTALL)
     package.purge()
-    assert_systemd_install_is_in_force()
+    assert_in_force("/usr/local/lib")
     assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])
     assert host.undeploy("main").status == 200
-
-
-def assert_systemd_install_is_in_force():
-    for unit in UNITS:
-        (path,) = host.unit(unit, "FragmentPath").values()
-        assert path == f"/usr/local/lib/systemd/system/{unit}"
-        assert run("systemctl", "is-enabled", unit).stdout == "enabled\n"
-    assert host.host_state() == "running"
 
 
 def test_it_comes_and_goes_beside_systemd_install(package):
@@ -340,5 +337,5 @@ def test_it_comes_and_goes_beside_systemd_install(package):
         more_answers(told, 8)
     assert set(told) == {200}, [each for each in told if each != 200]
     assert [host.unit(unit, "InvocationID") for unit in UNITS] == sockets
-    assert_systemd_install_is_in_force()
+    assert_in_force("/usr/local/lib")
     assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])

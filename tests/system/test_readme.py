@@ -110,13 +110,21 @@ def test_debug(token_file):
     assert host.undeploy("feature-x").status == 200
 
 
-@pytest.fixture
-def without_drop_ins():
-    yield
-    for unit in ("buildbtw-hook.socket", "buildbtw-hook@.service", "buildbtw-systemctl@.service"):
-        Path(f"/etc/systemd/system/{unit}.d/local.conf").unlink(missing_ok=True)
+def reload():
+    """Has systemd take up the drop-ins."""
     host.systemctl("daemon-reload")
     host.systemctl("restart", "buildbtw-hook.socket")
+
+
+@pytest.fixture
+def drop_ins():
+    """The files that the README has an operator make; none of them is left."""
+    units = ("buildbtw-hook.socket", "buildbtw-hook@.service", "buildbtw-systemctl@.service")
+    files = [Path(f"/etc/systemd/system/{unit}.d/local.conf") for unit in units]
+    yield files
+    for file in files:
+        file.unlink(missing_ok=True)
+    reload()
 
 
 def effect():
@@ -126,16 +134,13 @@ def effect():
     return [listening, calls, host.unit("buildbtw-systemctl@x.service", "Environment", "RuntimeMaxUSec")]
 
 
-@pytest.mark.usefixtures("without_drop_ins")
-def test_configure():
+def test_configure(drop_ins):
     before = effect()
     run_block("configure")
     assert effect() == before, "nothing is set that an operator did not uncomment"
-    for unit in ("buildbtw-hook.socket", "buildbtw-hook@.service", "buildbtw-systemctl@.service"):
-        file = Path(f"/etc/systemd/system/{unit}.d/local.conf")
+    for file in drop_ins:
         file.write_text(re.sub(r"(?m)^#(?=\w)", "", file.read_text()))
-    host.systemctl("daemon-reload")
-    host.systemctl("restart", "buildbtw-hook.socket")
+    reload()
     assert "/run/buildbtw-hook.sock" in host.systemctl("show", "--property=Listen", "buildbtw-hook.socket")
     assert host.deploy("feature-x").status == 200
     assert host.undeploy("feature-x").status == 200

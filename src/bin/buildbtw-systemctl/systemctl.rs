@@ -60,6 +60,15 @@ impl Unit {
     pub fn has_job(&self) -> bool {
         !["", "0"].contains(&self.job.as_str())
     }
+
+    /// The last lines that it wrote in its last start, indented.
+    pub fn last_lines(&self, count: usize) -> String {
+        if count == 0 || self.invocation.is_empty() {
+            return String::new();
+        }
+        let which = format!("_SYSTEMD_INVOCATION_ID={}", self.invocation);
+        quoted_lines(count, &[&which], &self.invocation)
+    }
 }
 
 impl fmt::Display for Unit {
@@ -106,7 +115,8 @@ impl Systemctl {
     /// Runs `systemctl VERB` with options, if any, and units; again while it cannot reach systemd.
     pub fn run(verb: &'static str, arguments: &[&str]) -> Self {
         let begin = Instant::now();
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = now.as_secs().saturating_sub(1);
         let (options, units): (Vec<&str>, Vec<&str>) =
             arguments.iter().partition(|argument| argument.starts_with("--"));
         loop {
@@ -117,7 +127,6 @@ impl Systemctl {
                 .args(&units)
                 .output();
             let units = units.iter().map(ToString::to_string).collect();
-            let since = since.as_secs().saturating_sub(1);
             let run = Self { verb, units, since, output };
             // Repeating the start of a unit that is starting only waits for it.
             let waits = verb == "start" && run.words().contains("wait");
@@ -167,6 +176,9 @@ impl Systemctl {
     /// looks whose it was: its last words have the unit's name alone (measured: up to 13 of 100 on
     /// systemd 262), so records without an invocation count too.
     pub fn last_lines(&self, count: usize, unit: &Unit) -> String {
+        if count == 0 {
+            return String::new();
+        }
         // What systemd and the unit wrote before the job ended may still be on its way.
         let _ = command("journalctl").arg("--sync").output();
         let name = self.units.last().map_or("", String::as_str);
@@ -193,14 +205,6 @@ impl Systemctl {
             }
             Err(error) => format!("systemctl did not run: {error}"),
         }
-    }
-}
-
-impl Unit {
-    /// The last lines that it wrote in its last start, indented.
-    pub fn last_lines(&self, count: usize) -> String {
-        let which = format!("_SYSTEMD_INVOCATION_ID={}", self.invocation);
-        quoted_lines(count, &[&which], &self.invocation)
     }
 }
 
