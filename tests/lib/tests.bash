@@ -21,6 +21,7 @@ tests() {
     if (($#)); then
         [[ $* == *test_*.py* && $* != *test_packages* ]] || packages_are_current || "$repo/tests/packages"
         in_machine "$@"
+        is_explained=no
         [[ $* != tests/system ]] ||
             step "calling without D-Bus" nsenter -t "$leader" -a /src/tests/fixtures/without-dbus
         return
@@ -61,6 +62,8 @@ in_each_suite() {
 in_machine() {
     build_fixtures
     prepared_machine
+    # Each failure comes with its own part of the journal, and the last lines are the failures' names.
+    is_explained=yes
     inside python3 -m pytest -p no:cacheprovider "$@"
 }
 

@@ -10,6 +10,11 @@ import pytest
 import host
 
 
+def pytest_configure(config):
+    """What tests are marked with."""
+    config.addinivalue_line("markers", "alone: asserts a time, so no other machine's tests run meanwhile")
+
+
 def pytest_sessionstart(session):
     """These tests uninstall, stop and overwrite: not on anyone's host."""
     detected = subprocess.run(["systemd-detect-virt", "--container"], capture_output=True)
@@ -17,20 +22,29 @@ def pytest_sessionstart(session):
         pytest.exit("these tests run in the test machine: tests/machine test", returncode=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def turn(request):
-    """Tests that know how long a call takes run alone: the other Debian's machine has the same files, and waits."""
-    alone = request.module.__name__ in ("test_burst", "test_cost")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure comes with the end of the journal: the machine is gone afterwards."""
+    report = yield
+    if report.failed:
+        journal = host.run("journalctl", "--no-pager", "--no-hostname", "--lines=100")
+        report.sections.append(("the machine's journal", journal.stdout))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Tests marked `alone` assert how long something takes: the other machine has the same files, and waits."""
     with open(__file__) as floor, open(host.__file__) as queue:
         # Without the queue the other machine would take its next turn before this one gets any.
         flock(queue, LOCK_EX)
-        flock(floor, LOCK_EX if alone else LOCK_SH)
+        flock(floor, LOCK_EX if item.get_closest_marker("alone") else LOCK_SH)
         flock(queue, LOCK_UN)
-        yield
+        return (yield)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_throttle(request, turn):
+def no_throttle(request):
     """The socket's throttle is for bursts; to calls one after another it only adds time."""
     if request.module.__name__ == "test_burst":
         yield

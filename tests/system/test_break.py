@@ -161,6 +161,7 @@ def clock():
     file.unlink()
 
 
+@pytest.mark.alone
 def test_the_clock_jumps(clock, journal):
     """A deployment takes as long as it takes, and a request has its 10 s, neither more nor less."""
     opened = [time.monotonic()]

@@ -10,7 +10,11 @@ from functools import partial
 from pathlib import Path
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
 
+import pytest
+
 import host
+
+pytestmark = pytest.mark.alone
 
 MANY = 200
 HANGING = 60

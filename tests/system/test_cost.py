@@ -5,6 +5,8 @@ import socket
 import statistics
 import time
 
+import pytest
+
 import host
 
 EXECUTABLE = "/usr/local/bin/buildbtw-hook"
@@ -33,6 +35,7 @@ def milliseconds_to_answer(program, credentials):
     return duration * 1e3
 
 
+@pytest.mark.alone
 def test_an_answer_takes_little_more_than_a_constant(tmp_path):
     (tmp_path / "token").write_text("secret\n")
     programs = (EXECUTABLE, CONSTANT)

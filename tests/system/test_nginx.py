@@ -102,17 +102,20 @@ def statuses(sources):
         return [answer and answer.status for answer in told]
 
 
+@pytest.mark.alone
 def test_addresses_of_one_64_are_one_client(nginx_alone):
     told = statuses([f"2001:db8:0:1::{n:x}" for n in range(1, 61)])
     assert set(told) == {200, 429, None}
     assert told.count(429) >= 5
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("network", ["2001:db8:0:{:x}::1", "127.1.0.{}"])
 def test_other_networks_are_other_clients(nginx_alone, network):
     assert statuses([network.format(n) for n in range(1, 61)]) == [200] * 60
 
 
+@pytest.mark.alone
 def test_a_flood_of_strangers_does_not_hold_up_a_call_with_the_token(nginx):
     def asks(source="127.9.9.9"):
         begin = time.monotonic()

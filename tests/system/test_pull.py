@@ -194,6 +194,7 @@ def seen_from_outside():
     host.systemctl("daemon-reload")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("megabytes", [15, 150])
 def test_a_redeployment_is_short(megabytes, seen_from_outside):
     """Next to a restart of a unit that pulls by itself, in turn."""

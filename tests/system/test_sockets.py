@@ -108,6 +108,7 @@ def test_never_deployed():
     assert branch_status() == 404
 
 
+@pytest.mark.alone
 def test_undeployed(jobs):
     assert deploy(BRANCH).status == 200
     jobs()
@@ -125,6 +126,7 @@ def test_undeployed(jobs):
     assert host.noted() == []
 
 
+@pytest.mark.alone
 def test_undeployed_but_slow_to_stop():
     assert deploy(BRANCH).status == 200
     with (
@@ -157,6 +159,7 @@ def test_deploy_and_undeploy_at_once(first, offset):
         assert visit().status == (200 if is_deployed else 404)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("first", [True, False], ids=["first", "again"])
 def test_a_start_that_fails(first):
     push("v1")
@@ -184,6 +187,7 @@ def test_a_start_that_fails(first):
     assert host.noted() == [BRANCH]
 
 
+@pytest.mark.alone
 def test_a_container_that_dies():
     push("v1")
     assert deploy(BRANCH).status == 200
