@@ -12,7 +12,7 @@ use crate::refusal::Refusal;
 /// Where the root side listens.
 const ORDERS: &str = "/run/buildbtw-systemctl.sock";
 /// How long an outcome is waited for, in seconds, where `BUILDBTW_WAIT_SEC` does not say.
-const WAIT_SEC: u32 = 20 * 60;
+const WAIT_SEC: u32 = 1200;
 
 /// The settings of a call.
 pub struct Settings {

@@ -52,6 +52,23 @@ fn every_setting_and_field_is_in_the_manual_and_no_other() {
 }
 
 #[test]
+fn the_defaults_in_the_manual_are_the_programs() {
+    let manual = read("systemd/buildbtw-hook.8");
+    for (name, file, before, after) in [
+        ("BUILDBTW_WAIT_SEC", "src/settings.rs", "WAIT_SEC: u32 = ", ";"),
+        ("BUILDBTW_QUEUE_SEC", "src/bin/buildbtw-systemctl/main.rs", "BUILDBTW_QUEUE_SEC\", ", ")"),
+        ("BUILDBTW_LOG_LINES", "src/bin/buildbtw-systemctl/main.rs", "BUILDBTW_LOG_LINES\", ", ")"),
+        ("BUILDBTW_PRUNE_DAYS", "systemd/buildbtw-prune.service", "BUILDBTW_PRUNE_DAYS=", "\n"),
+    ] {
+        let (_, rest) = manual.split_once(&format!(".It Ev {name}\n")).expect(name);
+        let (described, _) = rest.split_once("\n.It ").unwrap_or((rest, ""));
+        let (before_default, _) = described.split_once(" by default").expect(name);
+        let default = before_default.split_whitespace().next_back().expect(name);
+        assert!(read(file).contains(&format!("{before}{default}{after}")), "{name}: {default}");
+    }
+}
+
+#[test]
 fn every_status_is_in_the_manual_and_no_other() {
     let manual = read("systemd/buildbtw-hook.8");
     let (_, answers) = manual.split_once("Every answer:").expect("a list of answers");
