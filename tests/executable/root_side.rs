@@ -6,6 +6,8 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use buildbtw_hook::order::MAX_ORDER;
+
 use super::harness::*;
 
 /// What comes back for an order.
@@ -68,6 +70,21 @@ fn what_is_not_an_order_is_refused_and_recorded() {
         assert!(records.len() < 600, "{records}");
         assert_eq!(host.take_calls(), NOT_RUN);
     }
+}
+
+#[test]
+fn a_line_is_read_up_to_its_bound() {
+    let host = Host::new();
+    for (length, is_too_long) in [(MAX_ORDER, false), (MAX_ORDER + 1, true)] {
+        let line = "x".repeat(length - 1) + "\n";
+        assert!(order(&host, line).starts_with("refused\n"));
+        let records = host.take_records();
+        assert_eq!(records.contains("is too long"), is_too_long, "{length}: {records}");
+    }
+    // Without its end, which is not waited for.
+    let begin = Instant::now();
+    assert!(order(&host, "x".repeat(MAX_ORDER * 3)).starts_with("refused\n"));
+    assert!(begin.elapsed() < Duration::from_secs(5));
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn receive(peer: &UnixStream) -> Result<Order, String> {
     let deadline = Instant::now() + ARRIVAL;
     let mut line = Vec::new();
     while !line.contains(&b'\n') {
-        let mut buffer = [0; MAX_ORDER + 1];
+        let mut buffer = [0; MAX_ORDER];
         match read_before(deadline, peer, &mut buffer) {
             Ok(0) => return Err(format!("{} ends too soon", quote_bytes(&line))),
             Ok(n) => line.extend_from_slice(&buffer[..n]),
