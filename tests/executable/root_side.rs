@@ -230,7 +230,9 @@ fn what_is_deployed_is_noted_and_restored() {
     let host = host.file("bin/exit", "1\n").file("bin/stderr", "systemctl's words\n");
     let restored = host.run_as(ROOT_SIDE, &["--restore"]);
     assert_eq!(restored.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&restored.stderr).contains("systemctl's words"));
+    let said = String::from_utf8_lossy(&restored.stderr);
+    assert!(said.contains("systemctl's words"), "{said}");
+    assert!(said.contains("not everything is restored: 1 failed"), "{said}");
     assert_eq!(host.take_calls(), [start]);
 
     // A call that is under way decides by itself.
@@ -251,13 +253,19 @@ fn what_is_deployed_is_noted_and_restored() {
 #[test]
 fn nothing_is_done_where_it_cannot_be_noted() {
     let host = Host::new();
+    let is_refused = |line: &str| {
+        let told = order(&host, line);
+        let words = "failed\nnothing is done: cannot note what the next boot";
+        assert!(told.starts_with(words), "{told:?}");
+        assert_eq!(host.take_calls(), NOT_RUN);
+    };
+    // A note that cannot be removed, and one that cannot be made.
+    let note = host.root.join("state/x");
+    fs::create_dir(&note).expect("a directory");
+    is_refused("undeploy x\n");
+    fs::remove_dir(&note).expect("the directory");
     fs::remove_dir(host.root.join("state")).expect("the state directory");
-    let told = order(&host, "deploy x\n");
-    assert!(
-        told.starts_with("failed\nnothing is done: cannot note what the next boot"),
-        "{told:?}"
-    );
-    assert_eq!(host.take_calls(), NOT_RUN);
+    is_refused("deploy x\n");
     assert_eq!(host.run_as(ROOT_SIDE, &["--restore"]).status.code(), Some(1));
     fs::remove_dir_all(host.root.join("runtime")).expect("the runtime directory");
     let told = order(&host, "deploy x\n");
@@ -274,6 +282,8 @@ fn the_note_is_what_systemd_says_whatever_came_last() {
         ("undeploy x\n", "failed", false),
         ("deploy x\n", "inactive", false),
         ("deploy x\n", "active", true),
+        // Whatever stops it looks when it is done.
+        ("deploy x\n", "deactivating", true),
         ("deploy x\n", "failed", false),
     ] {
         let show = format!("LoadState=loaded\nActiveState={active}\nInvocationID=1\n");

@@ -69,7 +69,7 @@ pub fn restore(state: &Path, runtime: &Path) -> Result<(), String> {
             failures += 1;
         }
     }
-    if failures == 0 { Ok(()) } else { Err(format!("{failures} branches")) }
+    if failures == 0 { Ok(()) } else { Err(format!("{failures} failed")) }
 }
 
 fn restore_branch(state: &Path, runtime: &Path, branch: &Branch) -> io::Result<()> {
