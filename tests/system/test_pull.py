@@ -195,22 +195,25 @@ def seen_from_outside():
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("megabytes", [15, 150])
-def test_a_redeployment_is_short(megabytes, seen_from_outside):
-    """Next to a restart of a unit that pulls by itself, in turn."""
+def test_a_redeployment_is_short(seen_from_outside):
+    """As short for a large image as for a small one; next to a restart of a unit that pulls by itself, in turn.
+
+    The bench measures 150 MB: of that the container's own stop and start are 0.3, too close to the bound.
+    """
     pull_newer = Path(f"{host.TEMPLATE}.d/pull.conf")
-    ours, theirs = [], []
+    small, large, theirs = [], [], []
     host.push(BRANCH, command=seen_from_outside)
     assert deploy(BRANCH).status == 200
     for _ in range(3):
-        host.push(BRANCH, command=seen_from_outside, megabytes=megabytes)
-        ours.append(downtime(lambda: deploy(BRANCH)))
-        host.push(BRANCH, command=seen_from_outside, megabytes=megabytes)
+        for ours, megabytes in [(small, 15), (large, 250)]:
+            host.push(BRANCH, command=seen_from_outside, megabytes=megabytes)
+            ours.append(downtime(lambda: deploy(BRANCH)))
+        host.push(BRANCH, command=seen_from_outside, megabytes=250)
         pull_newer.write_text("[Container]\nPull=newer\n")
         host.systemctl("daemon-reload")
         theirs.append(downtime(lambda: host.systemctl("restart", f"buildbtw@{BRANCH}.service")))
         pull_newer.write_text("[Container]\nPull=missing\n")
         host.systemctl("daemon-reload")
-    ratio = statistics.median(ours) / statistics.median(theirs)
-    print(f"{megabytes} MB: {ours} next to {theirs}: {ratio:.2f}")
-    assert megabytes < 100 or ratio <= 0.35
+    print(f"15 MB: {small}, 250 MB: {large}, pulled by the unit: {theirs}")
+    assert statistics.median(large) <= 0.35 * statistics.median(theirs)
+    assert statistics.median(large) <= 1.5 * statistics.median(small)
