@@ -21,7 +21,6 @@ tests() {
     if (($#)); then
         [[ $* == *test_*.py* && $* != *test_packages* ]] || packages_are_current || "$repo/tests/packages"
         in_machine "$@"
-        is_explained=no
         [[ $* != tests/system ]] ||
             step "calling without D-Bus" nsenter -t "$leader" -a /src/tests/fixtures/without-dbus
         return
@@ -62,9 +61,12 @@ in_each_suite() {
 in_machine() {
     build_fixtures
     prepared_machine
-    # Each failure comes with its own part of the journal, and the last lines are the failures' names.
-    is_explained=yes
-    inside python3 -m pytest -p no:cacheprovider "$@"
+    inside python3 -m pytest -p no:cacheprovider "$@" || {
+        local status=$?
+        # Each failure came with its own part of the journal, and the last lines are the failures' names.
+        is_explained=yes
+        return "$status"
+    }
 }
 
 # bench [NAME...]: all measurements, or the named ones, of which the figures are shown and not kept.

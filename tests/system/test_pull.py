@@ -186,12 +186,8 @@ def downtime(restart):
 @pytest.fixture
 def seen_from_outside():
     """A branch that is up has a file on the host, which it removes when it is told to stop."""
-    conf = Path(f"{host.TEMPLATE}.d/seen.conf")
-    conf.write_text("[Container]\nVolume=/run:/host\n")
-    host.systemctl("daemon-reload")
-    yield f"touch /host/up-{BRANCH} /up; trap 'rm /host/up-{BRANCH}; exit 0' TERM; while :; do sleep 1 & wait; done"
-    conf.unlink()
-    host.systemctl("daemon-reload")
+    with host.files({Path(f"{host.TEMPLATE}.d/seen.conf"): "[Container]\nVolume=/run:/host\n"}):
+        yield f"touch /host/up-{BRANCH} /up; trap 'rm /host/up-{BRANCH}; exit 0' TERM; while :; do sleep 1 & wait; done"
 
 
 @pytest.mark.alone
@@ -200,7 +196,7 @@ def test_a_redeployment_is_short(seen_from_outside):
 
     The bench measures 150 MB: of that the container's own stop and start are 0.3, too close to the bound.
     """
-    pull_newer = Path(f"{host.TEMPLATE}.d/pull.conf")
+    pull_newer = {Path(f"{host.TEMPLATE}.d/pull.conf"): "[Container]\nPull=newer\n"}
     small, large, theirs = [], [], []
     host.push(BRANCH, command=seen_from_outside)
     assert deploy(BRANCH).status == 200
@@ -209,11 +205,8 @@ def test_a_redeployment_is_short(seen_from_outside):
             host.push(BRANCH, command=seen_from_outside, megabytes=megabytes)
             ours.append(downtime(lambda: deploy(BRANCH)))
         host.push(BRANCH, command=seen_from_outside, megabytes=250)
-        pull_newer.write_text("[Container]\nPull=newer\n")
-        host.systemctl("daemon-reload")
-        theirs.append(downtime(lambda: host.systemctl("restart", f"buildbtw@{BRANCH}.service")))
-        pull_newer.write_text("[Container]\nPull=missing\n")
-        host.systemctl("daemon-reload")
+        with host.files(pull_newer):
+            theirs.append(downtime(lambda: host.systemctl("restart", f"buildbtw@{BRANCH}.service")))
     print(f"15 MB: {small}, 250 MB: {large}, pulled by the unit: {theirs}")
     assert statistics.median(large) <= 0.35 * statistics.median(theirs)
     assert statistics.median(large) <= 1.5 * statistics.median(small)
