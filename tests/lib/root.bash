@@ -4,7 +4,9 @@
 # shellcheck source=common.bash source-path=SCRIPTDIR
 . "${BASH_SOURCE[0]%/*}/common.bash"
 
-cache=/var/cache/buildbtw-hook
+cache=${MACHINE_CACHE:-/var/cache/buildbtw-hook}
+# Of their own, so that a test of a first run need not build them anew.
+roots=${MACHINE_ROOTS:-$cache}
 suite=${SUITE:-trixie}
 unreleased=' forky duke sid '
 packages=systemd,systemd-sysv,dbus,polkitd,podman,netavark,aardvark-dns,crun,nftables,iproute2
@@ -17,18 +19,18 @@ skip=() root=''
 root_path() {
     local recipe
     recipe=$(echo "$suite $packages" && cat "$repo/tests/fixtures/customize-root" ${customize:+"$customize"})
-    echo "$cache/root-$(sha256sum <<<"$recipe" | cut -c1-12)"
+    echo "$roots/root-$(sha256sum <<<"$recipe" | cut -c1-12)"
 }
 
 # The path of the root, which is built where there is none yet.
 built_root() {
     root=$(root_path)
-    mkdir -p "$cache"
+    mkdir -p "$cache" "$roots"
     if [[ ! -d $root ]]; then
         [[ $unreleased != *" $suite "* ]] ||
             echo "$suite is not released: a mirror's Release file is taken even past its Valid-Until"
         step "building the machine's root (once, about a minute)" build_root ||
-            die "could not build a root of $suite: it needs the network, and 500 MB in $cache"
+            die "could not build a root of $suite: it needs the network, and 500 MB in $roots"
     fi
     touch -c "$root"
     [[ -d $root ]] || die "another run has just removed $root, which was old: start again"
@@ -37,7 +39,7 @@ built_root() {
 # Of two runs at once one builds, and the other waits for it. What is not built to its end never
 # has the root's name.
 build_root() (
-    exec {lock}<"$cache"
+    exec {lock}<"$roots"
     flock "$lock" || exit
     [[ ! -d $root ]] || exit 0
     trap 'rm -rf --one-file-system "$root.new"' EXIT
@@ -51,5 +53,5 @@ build_root() (
         ${customize:+--customize-hook="$customize"} "$suite" "$root.new" || exit
     mv "$root.new" "$root" || exit
     # Recipes change: what was not used for a week is not kept. Not -mtime, which base-files sets.
-    find "$cache" -maxdepth 1 -name 'root-*' -ctime +7 -exec rm -rf --one-file-system {} +
+    find "$roots" -maxdepth 1 -name 'root-*' -ctime +7 -exec rm -rf --one-file-system {} +
 )
