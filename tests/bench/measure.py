@@ -8,6 +8,7 @@ import asyncio
 import os
 import platform
 import re
+import socket
 import sys
 import threading
 import time
@@ -60,6 +61,33 @@ def parts():
         durations = trace_of_a_call.parts(ROUNDS, lambda: call(host.SOCKET, *restart), restart[0])
     for name, values in durations.items():
         figures.add("part", name, "ms", values)
+
+
+def milliseconds_to_answer(program, credentials):
+    """From exec to the end of the answer, on a connection as systemd hands it over."""
+    ours, theirs = socket.socketpair()
+    ours.sendall(servers.message("nothing", False))
+    environment = {"LISTEN_FDS": "1", "CREDENTIALS_DIRECTORY": credentials}
+    actions = [
+        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+    ]
+    start = time.perf_counter()
+    process = os.posix_spawn(program, [program], environment, file_actions=actions)
+    theirs.close()
+    with ours:
+        assert host.answer_on(ours).status == 401
+    duration = time.perf_counter() - start
+    os.waitpid(process, 0)
+    return duration * 1e3
+
+
+def without_systemd():
+    """What a call costs by itself: more than a static C program that writes a constant, in turn."""
+    credentials = str(host.TOKEN_FILE.parent)
+    programs = [servers.HOOK, servers.CONSTANT]
+    rounds = [[milliseconds_to_answer(each, credentials) for each in programs] for _ in range(200)]
+    figures.add("own cost over a constant", "hook", "ms", [hook - constant for hook, constant in rounds])
 
 
 def share(process):
@@ -219,7 +247,7 @@ def sizes():
             figures.add("CPU time of a call, with systemd's", whom, "ms", with_systemd)
 
 
-MEASUREMENTS = [sizes, one_by_one, parts, bursts, loaded, busy, flood, redeployments]
+MEASUREMENTS = [sizes, without_systemd, one_by_one, parts, bursts, loaded, busy, flood, redeployments]
 
 
 def main():

@@ -29,7 +29,7 @@ use fastrand::Rng;
 use wait4::ResUse;
 
 /// How many inputs each of the two gets when `FUZZ_INPUTS` does not say.
-const INPUTS: &str = "100000";
+const INPUTS: &str = "10000";
 
 /// No process takes longer, however busy the machine is.
 pub const MAX_TIME: Duration = Duration::from_secs(5);

@@ -17,20 +17,40 @@ build_fixtures() {
 
 # tests [ARG...]: all of them; or what pytest takes the arguments for, in a machine.
 tests() {
+    local floor each
     prerequisites
     if (($#)); then
         [[ $* == *test_*.py* && $* != *test_packages* ]] || packages_are_current || "$repo/tests/packages"
         in_machine "$@"
-        [[ $* != tests/system ]] ||
+        [[ $1 != tests/system ]] ||
             step "calling without D-Bus" nsenter -t "$leader" -a /src/tests/fixtures/without-dbus
         return
     fi
-    (cd "$repo" && as_builder cargo test --locked)
+    # Once, for all.
     "$repo/tests/packages"
-    # Once, for both.
     build_fixtures
-    in_each_suite "$repo/tests/machine" test tests/system
-    in_each_suite "$repo/tests/hosts/run"
+    # Most of a machine's tests wait, so all run beside each other, but for those marked `alone`.
+    floor=$repo/tests/lib/marks.py
+    run_beside cargo as_builder flock --shared "$floor" env --chdir="$repo" cargo test --locked
+    run_beside packages flock --shared "$floor" "$repo/tests/packages" --from-source
+    for each in ${SUITE:-trixie forky}; do
+        run_beside "$each" env SUITE="$each" "$repo/tests/machine" test tests/system -m "$(marked "$each")"
+    done
+    # The hosts are Arch's, whose systemd the last one has.
+    run_beside hosts env SUITE="$each" PYTEST_ADDOPTS='-p marks' "$repo/tests/hosts/run"
+    wait_for_those_beside
+}
+
+# marked SUITE: of two suites the first has what depends on it alone; otherwise the whole.
+marked() {
+    [[ -n ${SUITE:-} || $1 == forky ]] || echo each_suite
+}
+
+# What takes too long for every change, before a release.
+soak() {
+    prerequisites
+    (cd "$repo" && as_builder env FUZZ_INPUTS="${FUZZ_INPUTS:-1000000}" cargo test --locked --test fuzz)
+    SOAK=${SOAK:-10} in_machine tests/system -m soak
 }
 
 # Whether there are packages, and nothing that they are made of is newer.
@@ -40,17 +60,19 @@ packages_are_current() {
         [[ -z $(cd "$repo" && find src systemd Cargo.lock -newer "$deb" -print -quit) ]]
 }
 
-# in_each_suite CMD...: for each Debian at the same time, since Debian's next has the systemd of Arch,
-# which the hosts are. Each line says of which suite it is.
-in_each_suite() {
-    local suite run status=0
-    # In a process group each, so that they end as a whole; what prints their last words ends last.
+# run_beside NAME CMD...: at the same time as what follows. Each line has the name.
+run_beside() {
+    local name=$1
+    shift
+    # In a process group, so that it ends as a whole; what prints its last words ends last.
     set -m
-    for suite in ${SUITE:-trixie forky}; do
-        (SUITE=$suite "$@" 2>&1 </dev/null | (trap '' TERM && exec sed -u "s/^/$suite: /") ) &
-        beside+=($!)
-    done
+    ("$@" 2>&1 </dev/null | (trap '' TERM && exec sed -u "s/^/$name: /") ) &
+    beside+=($!)
     set +m
+}
+
+wait_for_those_beside() {
+    local run status=0
     for run in "${beside[@]}"; do
         wait "$run" || status=1
     done
@@ -61,7 +83,7 @@ in_each_suite() {
 in_machine() {
     build_fixtures
     prepared_machine
-    inside python3 -m pytest -p no:cacheprovider "$@" || {
+    inside env SOAK="${SOAK:-}" python3 -m pytest -p marks -p no:cacheprovider "$@" || {
         local status=$?
         # Each failure came with its own part of the journal, and the last lines are the failures' names.
         is_explained=yes

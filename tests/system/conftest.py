@@ -2,17 +2,17 @@
 
 import shutil
 import subprocess
-from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 
 import pytest
 
 import host
+from marks import is_alone
 
 
-def pytest_configure(config):
-    """What tests are marked with."""
-    config.addinivalue_line("markers", "alone: asserts a time, so no other machine's tests run meanwhile")
+def pytest_collection_modifyitems(items):
+    """What must run alone runs last, together, when what runs beside this machine has ended."""
+    items.sort(key=is_alone)
 
 
 def pytest_sessionstart(session):
@@ -30,17 +30,6 @@ def pytest_runtest_makereport(item, call):
         journal = host.run("journalctl", "--no-pager", "--no-hostname", "--lines=100")
         report.sections.append(("the machine's journal", journal.stdout))
     return report
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    """Tests marked `alone` assert how long something takes: the other machine has the same files, and waits."""
-    with open(__file__) as floor, open(host.__file__) as queue:
-        # Without the queue the other machine would take its next turn before this one gets any.
-        flock(queue, LOCK_EX)
-        flock(floor, LOCK_EX if item.get_closest_marker("alone") else LOCK_SH)
-        flock(queue, LOCK_UN)
-        return (yield)
 
 
 @pytest.fixture(scope="module", autouse=True)

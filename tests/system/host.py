@@ -23,6 +23,8 @@ RUNTIME = Path("/run/buildbtw-systemctl")
 RECORDER = Path("/usr/local/sbin/systemctl")
 USER = "buildbtw-hook"
 TRANSPORTS = ["tcp", "unix"]
+# How many times as much is done of what is marked `soak`.
+SOAK = int(os.environ.get("SOAK") or 1)
 
 # Marks a test that is to run over both. As the first mark it has them take turns, so that the
 # socket's throttle, which is one for each address, holds up the tests half as long.

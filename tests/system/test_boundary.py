@@ -15,6 +15,8 @@ import pytest
 import host
 from boundary import ATTEMPT, BUSYBOX, abstract_socket, as_user, in_sandbox
 
+pytestmark = pytest.mark.each_suite
+
 ORDERS = "/run/buildbtw-systemctl.sock"
 UNIT = "buildbtw@feature-x.service"
 

@@ -13,6 +13,8 @@ import pytest
 
 import host
 
+pytestmark = pytest.mark.each_suite
+
 BRANCH = "feature-x"
 
 

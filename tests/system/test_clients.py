@@ -6,7 +6,7 @@ import requests
 import host
 from host import bearer, run
 
-CALLS = 100
+CALLS = 20
 PROXY = "http://127.0.0.1:8080"
 
 

@@ -7,6 +7,8 @@ import pytest
 import host
 from host import deploy, over_both, undeploy
 
+pytestmark = pytest.mark.each_suite
+
 
 @pytest.fixture(scope="module", autouse=True)
 def images():

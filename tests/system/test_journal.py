@@ -7,6 +7,8 @@ import pytest
 import host
 from host import bearer, call, curl, over_both
 
+pytestmark = pytest.mark.each_suite
+
 FIELDS = ["BUILDBTW_HOOK", "BUILDBTW_BRANCH", "HTTP_STATUS", "BUILDBTW_CALLER", "PRIORITY"]
 NOTICE, WARNING, ERROR = "5", "4", "3"
 

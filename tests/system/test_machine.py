@@ -1,10 +1,8 @@
-"""What tests/machine does on machines and after ends that it was not made for."""
+"""What who tries it is shown, and told where no machine can run."""
 
 import os
 import pwd
-import re
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
@@ -12,29 +10,12 @@ import pytest
 
 import host
 
-KEPT = Path("/run/buildbtw-hook-machine")
-
 
 def machine(*arguments, before=(), status=0):
     """What tests/machine says, if that is its exit status."""
     result = host.run(*before, "tests/machine", *arguments)
     assert result.returncode == status, result.stdout
     return result.stdout
-
-
-@pytest.fixture
-def tools():
-    """Makes an executable that comes before any other of its name, for any user."""
-    directory = Path("/run/tools")
-    directory.mkdir()
-
-    def tool(name, script):
-        (directory / name).write_text(f"#!/bin/sh\n{script}\n")
-        (directory / name).chmod(0o755)
-        return f"PATH={directory}:{os.environ['PATH']}"
-
-    yield tool
-    shutil.rmtree(directory)
 
 
 # --- Where no machine can run
@@ -55,126 +36,6 @@ def test_a_host_that_cannot_run_a_machine_is_told_why(before, why):
     said = machine("run", "true", before=before, status=1)
     assert why in said
     assert len(said.splitlines()) == 1
-
-
-def test_other_systems_are_told_what_would_help(tools):
-    said = machine("run", "true", before=["env", tools("uname", "echo Darwin")], status=1)
-    assert said.startswith("tests/machine: it needs Linux")
-
-
-def test_too_old_a_rust_is_found_before_packages_are_installed(tools, tmp_path):
-    tools("apt-get", f"touch {tmp_path}/asked")
-    tools("cargo", "")
-    said = machine("run", "true", before=["env", tools("rustc", "echo rustc 1.75.0")], status=1)
-    assert re.search("Rust 1.75.0 is too old.* cargo-web", said)
-    assert not (tmp_path / "asked").exists()
-
-
-@pytest.mark.parametrize(
-    ("distribution", "command"),
-    [("arch", "pacman -S"), ("manjaro\nID_LIKE=arch", "pacman -S"), ("fedora", "dnf install")],
-)
-def test_packages_are_named_in_the_words_of_the_distribution(tmp_path, distribution, command):
-    """Even where apt is there, which mmdebstrap brings."""
-    (tmp_path / "os-release").write_text(f"ID={distribution}\n")
-    found = f". tests/lib/common.bash; os_release={tmp_path}/os-release; install_missing this that"
-    said = host.run("bash", "-c", found)
-    assert said.stdout == f"tests/machine: install these first: {command} this that\n"
-
-
-def test_a_shell_without_a_terminal_does_not_wait():
-    said = machine("shell", status=1)
-    assert "needs a terminal" in said
-
-
-def test_settings_survive_sudo(tools):
-    path = tools("sudo", 'echo "$@"')
-    before = ["setpriv", "--reuid=nobody", "env", path, "SUITE=forky", "FUZZ_INPUTS=7"]
-    assert machine("test", before=before) == "-- env SUITE=forky FUZZ_INPUTS=7 tests/machine test\n"
-
-
-# --- Roots
-
-
-@pytest.fixture
-def build_root(tools, tmp_path):
-    """Starts a run that needs a root, with this in place of mmdebstrap; and the cache."""
-    cache = tmp_path / "cache"
-    script = (
-        f". tests/lib/machine.bash; set -e; cache={cache}; trap finish EXIT; trap 'exit 130' INT; built_root"
-    )
-
-    def build(mmdebstrap):
-        # Its last argument but none is the directory.
-        path = tools("mmdebstrap", f'for root; do :; done; mkdir "$root"; {mmdebstrap}')
-        return subprocess.Popen(["env", path, "bash", "-c", script], start_new_session=True)
-
-    return build, cache
-
-
-def test_a_root_whose_building_failed_is_not_kept(build_root):
-    build, cache = build_root
-    assert build("exit 1").wait() == 1
-    assert list(cache.iterdir()) == []
-
-
-def test_a_root_whose_building_was_interrupted_is_not_kept(build_root):
-    build, cache = build_root
-    run = build("sleep 60")
-    host.until(lambda: list(cache.glob("root-*.new")))
-    os.killpg(run.pid, signal.SIGINT)
-    assert run.wait() == 130
-    assert list(cache.iterdir()) == []
-
-
-def test_two_first_runs_share_one_whole_root(build_root, tmp_path):
-    build, cache = build_root
-    slowly = f'echo >>{tmp_path}/built; sleep 0.5; touch "$root/whole"'
-    runs = [build(slowly), build(slowly)]
-    assert [run.wait() for run in runs] == [0, 0]
-    assert (tmp_path / "built").read_text() == "\n"
-    (root,) = cache.iterdir()
-    assert (root / "whole").exists()
-
-
-# --- The machine that was kept
-
-
-@pytest.fixture
-def kept():
-    """A process, and notes that it is the machine that was kept, started then."""
-    with subprocess.Popen(["sleep", "60"]) as process:
-        stat = Path(f"/proc/{process.pid}/stat").read_text()
-
-        def note(earlier):
-            KEPT.write_text(f"{process.pid} {int(stat.split()[21]) - earlier} buildbtw-hook-0\n")
-            return process
-
-        yield note
-        KEPT.unlink(missing_ok=True)
-        process.kill()
-
-
-def test_a_pid_that_is_another_process_by_now_is_left_alone(kept):
-    process = kept(earlier=1)
-    said = machine("stop", status=1)
-    assert "no machine is running" in said
-    assert process.poll() is None
-    assert not KEPT.exists()
-
-
-def test_a_second_machine_is_not_kept(kept):
-    kept(earlier=0)
-    said = machine("try", "--keep", status=1)
-    assert "a machine is kept already" in said
-    assert KEPT.exists()
-
-
-def test_what_is_kept_is_ended(kept):
-    process = kept(earlier=0)
-    assert machine("stop") == ""
-    assert process.wait() == -signal.SIGKILL
-    assert not KEPT.exists()
 
 
 # --- Trying it

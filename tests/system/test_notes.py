@@ -10,6 +10,8 @@ import pytest
 import host
 from host import deploy, undeploy
 
+pytestmark = pytest.mark.each_suite
+
 BRANCH = "feature-x"
 
 

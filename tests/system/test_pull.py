@@ -1,8 +1,6 @@
 """Pull first: a deployment runs the new image, or says why not and leaves what runs."""
 
-import statistics
 import subprocess
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +8,8 @@ import pytest
 
 import host
 from host import deploy, undeploy
+
+pytestmark = pytest.mark.each_suite
 
 BRANCH = "feature-x"
 PULL = "buildbtw-pull@.service"
@@ -166,47 +166,3 @@ def test_an_undeployment_ends_a_pull():
     assert host.state(BRANCH) == "inactive"
     assert host.noted() == []
     assert status(BRANCH).status == 404
-
-
-def downtime(restart):
-    """The seconds in which the container of the branch is not up, while it is restarted."""
-    pid = Path(f"/run/up-{BRANCH}")
-    quiet, last = 0.0, time.monotonic()
-    with host.in_background(restart) as done:
-        while not done.done():
-            now = time.monotonic()
-            if not pid.exists():
-                quiet += now - last
-            last = now
-            time.sleep(0.002)
-    done.result()
-    return quiet
-
-
-@pytest.fixture
-def seen_from_outside():
-    """A branch that is up has a file on the host, which it removes when it is told to stop."""
-    with host.files({Path(f"{host.TEMPLATE}.d/seen.conf"): "[Container]\nVolume=/run:/host\n"}):
-        yield f"touch /host/up-{BRANCH} /up; trap 'rm /host/up-{BRANCH}; exit 0' TERM; while :; do sleep 1 & wait; done"
-
-
-@pytest.mark.alone
-def test_a_redeployment_is_short(seen_from_outside):
-    """As short for a large image as for a small one; next to a restart of a unit that pulls by itself, in turn.
-
-    The bench measures 150 MB: of that the container's own stop and start are 0.3, too close to the bound.
-    """
-    pull_newer = {Path(f"{host.TEMPLATE}.d/pull.conf"): "[Container]\nPull=newer\n"}
-    small, large, theirs = [], [], []
-    host.push(BRANCH, command=seen_from_outside)
-    assert deploy(BRANCH).status == 200
-    for _ in range(3):
-        for ours, megabytes in [(small, 15), (large, 250)]:
-            host.push(BRANCH, command=seen_from_outside, megabytes=megabytes)
-            ours.append(downtime(lambda: deploy(BRANCH)))
-        host.push(BRANCH, command=seen_from_outside, megabytes=250)
-        with host.files(pull_newer):
-            theirs.append(downtime(lambda: host.systemctl("restart", f"buildbtw@{BRANCH}.service")))
-    print(f"15 MB: {small}, 250 MB: {large}, pulled by the unit: {theirs}")
-    assert statistics.median(large) <= 0.35 * statistics.median(theirs)
-    assert statistics.median(large) <= 1.5 * statistics.median(small)

@@ -11,6 +11,8 @@ import pytest
 import host
 from host import deploy, undeploy
 
+pytestmark = pytest.mark.each_suite
+
 BRANCH = "feature-x"
 SOCKET = Path(f"/run/buildbtw/{BRANCH}/http.sock")
 SERVICE = f"buildbtw@{BRANCH}.service"

@@ -13,6 +13,7 @@ def status(credentials, transport="unix"):
     return curl(transport, "/hooks/nothing", *bearer(credentials)).status
 
 
+@pytest.mark.each_suite
 @over_both
 def test_rotation(transport, token_file):
     loaded = host.unit("buildbtw-hook.socket", "InvocationID")
@@ -75,6 +76,7 @@ def test_no_one_is_let_in_without_a_usable_token(unusable, token_file, journal):
     assert {record["PRIORITY"] for record in journal.calls()} == {"3"}
 
 
+@pytest.mark.each_suite
 def test_no_one_is_let_in_with_a_file_that_systemd_refuses(token_file, journal):
     # A credential holds at most a mebibyte (systemd.exec(5)), so no process is started at all.
     token_file.write_bytes(b"a" * 2 * 1024 * 1024)

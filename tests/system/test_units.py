@@ -8,6 +8,8 @@ import pytest
 import host
 from host import run
 
+pytestmark = pytest.mark.each_suite
+
 EXECUTABLE = Path("/usr/local/bin/buildbtw-hook")
 ROOT_SIDE = Path("/usr/local/lib/buildbtw-hook/buildbtw-systemctl")
 UNITS = [
