@@ -30,14 +30,14 @@ tests() {
     "$repo/tests/packages"
     build_fixtures
     # Most of a machine's tests wait, so all run beside each other, but for those marked `alone`.
-    floor=$repo/tests/lib/marks.py
+    floor=$repo/tests/system/conftest.py
     run_beside cargo as_builder flock --shared "$floor" env --chdir="$repo" cargo test --locked
     run_beside packages flock --shared "$floor" "$repo/tests/packages" --from-source
     for each in ${SUITE:-trixie forky}; do
         run_beside "$each" env SUITE="$each" "$repo/tests/machine" test tests/system -m "$(marked "$each")"
     done
     # The hosts are Arch's, whose systemd the last one has.
-    run_beside hosts env SUITE="$each" PYTEST_ADDOPTS='-p marks' "$repo/tests/hosts/run"
+    run_beside hosts flock --shared "$floor" env SUITE="$each" "$repo/tests/hosts/run"
     wait_for_those_beside
 }
 
@@ -83,7 +83,7 @@ wait_for_those_beside() {
 in_machine() {
     build_fixtures
     prepared_machine
-    inside env SOAK="${SOAK:-}" python3 -m pytest -p marks -p no:cacheprovider "$@" || {
+    inside env SOAK="${SOAK:-}" python3 -m pytest -p no:cacheprovider "$@" || {
         local status=$?
         # Each failure came with its own part of the journal, and the last lines are the failures' names.
         is_explained=yes

@@ -1,18 +1,46 @@
 """The fixtures of the tests that run in the machine."""
 
+import os
 import shutil
 import subprocess
+from fcntl import LOCK_EX, LOCK_SH, flock
 from pathlib import Path
 
 import pytest
 
 import host
-from marks import is_alone
+
+MARKS = [
+    "alone: asserts a time, so nothing else of the suite runs meanwhile",
+    "each_suite: depends on systemd's or Podman's version, so it runs on both Debians",
+    "soak: does more of the same with SOAK=N",
+]
+# Each machine has the same files. All that is not `alone` shares this one.
+FLOOR = os.open(__file__, os.O_RDONLY)
+
+
+def pytest_configure(config):
+    """What tests are marked with."""
+    for mark in MARKS:
+        config.addinivalue_line("markers", mark)
+
+
+def is_alone(item):
+    """Whether a test is marked so."""
+    return item.get_closest_marker("alone") is not None
 
 
 def pytest_collection_modifyitems(items):
-    """What must run alone runs last, together, when what runs beside this machine has ended."""
+    """What must run alone comes last, when the rest of the suite is about to end."""
+    flock(FLOOR, LOCK_SH)
     items.sort(key=is_alone)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Waits for the rest of the suite, and has the other machine wait."""
+    if is_alone(item):
+        flock(FLOOR, LOCK_EX)
 
 
 def pytest_sessionstart(session):

@@ -100,12 +100,14 @@ def test_the_tag_is_gone():
     assert status("nosuch").status == 404
 
 
+@pytest.mark.soak
 def test_the_words_of_a_pull_that_ends_at_once():
     """journald then finds no process, and the record is without the invocation of its unit."""
+    rounds = 10 * host.SOAK
     words = "[Service]\nExecStart=\nExecStart=/bin/sh -c 'echo words of %i; exit 3'\n"
     with host.drop_in(PULL, words):
-        told = [deploy(f"quick-{n}").text.splitlines() for n in range(50)]
-    assert [lines[-1] for lines in told] == [f"    words of quick-{n}" for n in range(50)]
+        told = [deploy(f"quick-{n}").text.splitlines() for n in range(rounds)]
+    assert [lines[-1] for lines in told] == [f"    words of quick-{n}" for n in range(rounds)]
 
 
 def test_a_boot_pulls_nothing():

@@ -69,7 +69,6 @@ CHUNKED = [*header("Transfer-Encoding: chunked"), *form("branch=feature-x")]
 SLUG = "send CI_COMMIT_REF_SLUG, 1 to 63 of 0-9 a-z -, no - at either end"
 
 
-@over_both
 @pytest.mark.parametrize(
     ("path", "options", "status", "words"),
     [
@@ -91,8 +90,8 @@ SLUG = "send CI_COMMIT_REF_SLUG, 1 to 63 of 0-9 a-z -, no - at either end"
         (f"{DEPLOY}?x={'x' * 16384}&branch=feature-x", [], 431, "the head is over 16384 bytes"),
     ],
 )
-def test_refused(transport, path, options, status, words, feature_x, jobs):
-    answer = call(transport, path, *options)
+def test_refused(path, options, status, words, feature_x, jobs):
+    answer = call("tcp", path, *options)
     assert answer.status == status
     assert words in answer.text
     assert answer.headers.get("allow") == ("GET, POST" if status == 405 else None)
