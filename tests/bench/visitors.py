@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 # The stand-in for buildbtw is not in the image, whose size is what is varied.
 BACKEND = """\
 [Container]
+Environment=BUILDBTW_COOKIE_ENCRYPTION_KEY=0123456789012345678901234567890123456789012345678901234567890123
 Environment=VERSION=v1
 Volume=/src/target/backend:/backend:ro
 Volume=/src/target/backend:/bin/curl:ro

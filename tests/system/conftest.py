@@ -131,6 +131,13 @@ def nginx():
         process.terminate()
 
 
+@pytest.fixture(scope="module")
+def review_host(nginx):
+    """A host of review apps."""
+    with host.files(host.review_host()):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def sound_host(request):
     """No test, whatever it sends, may leave the host degraded or a unit behind."""

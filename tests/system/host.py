@@ -1,5 +1,6 @@
 """The host under test: calls, answers, units, jobs and records."""
 
+import http.client
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import NamedTuple
 
 import pytest
 
@@ -196,7 +198,9 @@ def state(branch):
 
 def forget_branches():
     """Takes down every branch behind the hook's back, and what is known of it."""
-    systemctl("stop", "buildbtw@*.service", "buildbtw-pull@*.service")
+    systemctl("stop", "buildbtw@*.socket")
+    systemctl("stop", "buildbtw@*.service", "buildbtw-pull@*.service", "buildbtw-proxy@*.service")
+    systemctl("reset-failed", "buildbtw*@*")
     for file in [*STATE.glob("*"), *RUNTIME.glob("[0-9a-z]*")]:
         file.unlink(missing_ok=True)
 
@@ -351,7 +355,7 @@ def held(branch, command="ExecStartPre"):
 
 
 # What a branch of buildbtw's own template is made of, beside the Quadlet.
-TEMPLATES = ["buildbtw@.socket", "buildbtw-failed@.target", "buildbtw-pull@.service", "buildbtw.slice"]
+TEMPLATES = ["buildbtw@.socket", "buildbtw-proxy@.service", "buildbtw-pull@.service", "buildbtw.slice"]
 
 
 def shipped(*names):
@@ -359,9 +363,39 @@ def shipped(*names):
     return {Path(f"/etc/systemd/system/{name}"): Path(f"/src/systemd/{name}").read_text() for name in names}
 
 
-def push(*tags, backend=None, command=None, megabytes=0):
-    """Pushes a new image to the registry, under each tag; of a version of buildbtw's stand-in, or none."""
-    options = {"backend": backend, "command": command, "megabytes": megabytes}
+def review_host():
+    """What a host of review apps has: buildbtw's own template, what goes with it, and its settings."""
+    return shipped(*TEMPLATES) | {
+        Path("/etc/systemd/system/buildbtw@.socket.d/nginx.conf"): "[Socket]\nSocketGroup=www-data\n",
+        Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/archlinux/buildbtw/backend\n",
+        Path("/etc/buildbtw/environment"): f"BUILDBTW_COOKIE_ENCRYPTION_KEY={64 * 'k'}\n",
+        # A failure is tried again as soon as the first time.
+        Path(f"{TEMPLATE}.d/retry.conf"): "[Service]\nRestartSteps=0\n",
+        TEMPLATE: Path("/src/systemd/buildbtw@.container").read_text(),
+    }
+
+
+class Visit(NamedTuple):
+    """What a visitor got through nginx, and in how many seconds."""
+
+    status: int
+    text: str
+    waited: float
+
+
+def visit(branch, path="/", method="GET", body=None):
+    """One visit of a branch."""
+    begin = time.monotonic()
+    connection = http.client.HTTPConnection("127.0.0.1", 8081, timeout=60)
+    connection.request(method, path, body, {"Host": f"{branch}.test"})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return Visit(answer.status, text, time.monotonic() - begin)
+
+
+def push(*tags, **options):
+    """Pushes a new image to the registry, under each tag, with the options of push-image."""
     given = [f"--{name}={value}" for name, value in options.items() if value]
     pushed = run("/src/tests/fixtures/push-image", *given, *tags)
     assert pushed.returncode == 0, pushed.stdout

@@ -33,7 +33,7 @@ FILES = {
     "/usr/local/share/man/man8/buildbtw-hook.8": 0o644,
 }
 EXAMPLES = [
-    "buildbtw-failed@.target",
+    "buildbtw-proxy@.service",
     "buildbtw-hook.socket.conf",
     "buildbtw-hook@.service.conf",
     "buildbtw-prune",
