@@ -4,6 +4,8 @@ import pytest
 
 import host
 
+pytestmark = pytest.mark.each_suite
+
 KINDS = {
     "cc38b4abdc304ccf88b17e52827ff52d": "the host has no usable token",
     "3f94ff4454e64ddcadb4b04da70c8b1c": "the host has no template",

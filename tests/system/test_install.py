@@ -171,6 +171,7 @@ def test_the_line_it_prints_works():
     assert host.token() not in result.stdout
 
 
+@pytest.mark.each_suite
 def test_uninstall_and_install_again(reinstalled):
     installed, token = files(), host.TOKEN_FILE.read_bytes()
     assert FILES.keys() | MADE | {TOKEN} <= installed.keys()

@@ -206,6 +206,7 @@ def running():
     return [host.container(branch) for branch in ("main", "feature-x")]
 
 
+@pytest.mark.each_suite
 def test_life(bare, tmp_path):
     bare.start(bare.install(bare.file))
     listed = set(bare.files())
