@@ -13,7 +13,7 @@ SERVICE = f"buildbtw@{BRANCH}.service"
 FAILED = 500
 OWN_SOCKET = f"/run/buildbtw-instance/{BRANCH}/http.sock"
 
-pytestmark = pytest.mark.usefixtures("review_host")
+pytestmark = [pytest.mark.each_suite, pytest.mark.usefixtures("review_host")]
 
 
 def push(version, **options):

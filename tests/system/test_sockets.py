@@ -9,14 +9,12 @@ import pytest
 import host
 from host import deploy, undeploy, visit
 
-pytestmark = pytest.mark.each_suite
-
 BRANCH = "feature-x"
 SOCKET = Path(f"/run/buildbtw/{BRANCH}/http.sock")
 SERVICE = f"buildbtw@{BRANCH}.service"
 FAILED = 500
 
-pytestmark = pytest.mark.usefixtures("review_host")
+pytestmark = [pytest.mark.each_suite, pytest.mark.usefixtures("review_host")]
 
 
 def push(version, branch=BRANCH, **options):
