@@ -33,9 +33,10 @@ FILES = {
     "/usr/local/share/man/man8/buildbtw-hook.8": 0o644,
 }
 EXAMPLES = [
-    "buildbtw-proxy@.service",
     "buildbtw-hook.socket.conf",
     "buildbtw-hook@.service.conf",
+    "buildbtw-proxy@.service",
+    "buildbtw-proxy@.service.conf",
     "buildbtw-prune",
     "buildbtw-prune.service",
     "buildbtw-prune.timer",
@@ -43,6 +44,7 @@ EXAMPLES = [
     "buildbtw-systemctl@.service.conf",
     "buildbtw.slice",
     "buildbtw@.container",
+    "buildbtw@.container.conf",
     "buildbtw@.socket",
 ]
 FILES |= {

@@ -71,7 +71,9 @@ def review_host():
     host.systemctl("stop", "nginx.service")
     host.TEMPLATE.write_bytes(template)
     Path("/etc/nginx/conf.d/buildbtw.conf").unlink()
-    shutil.rmtree("/etc/systemd/system/buildbtw@.socket.d")
+    for drop_ins in ("buildbtw@.socket.d", "buildbtw-proxy@.service.d"):
+        shutil.rmtree(Path("/etc/systemd/system", drop_ins))
+    shutil.rmtree(f"{host.TEMPLATE}.d")
     for unit in host.TEMPLATES:
         Path("/etc/systemd/system", unit).unlink()
     host.systemctl("daemon-reload")
@@ -89,6 +91,7 @@ def test_the_review_app_that_try_shows(review_host):
         *["", "is deployed", "version v2 at https://feature-x."],
         *["", "cannot read the database", "Result=exit-code", "502"],
         *["", "is deployed", "is up", "version v4"],
+        *["inactive", "version v4"],
         *["is not deployed any more", "no branch runs at feature-x."],
     ]
     assert [

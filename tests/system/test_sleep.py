@@ -1,0 +1,194 @@
+"""A host whose instances sleep: who is not visited stops, and the next visitor wakes it."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+import host
+from host import deploy, undeploy, visit
+
+BRANCH = "feature-x"
+SERVICE = f"buildbtw@{BRANCH}.service"
+PROXY = f"buildbtw-proxy@{BRANCH}.service"
+SOCKET = f"buildbtw@{BRANCH}.socket"
+FAILED = 500
+SLEEP_AFTER = 2
+
+pytestmark = pytest.mark.each_suite
+
+
+def uncommented(name):
+    """An example of a drop-in with all that it has."""
+    text = Path(f"/src/systemd/{name}.conf").read_text().replace("=30min", f"={SLEEP_AFTER}s")
+    return re.sub(r"^#(\w+=)", r"\1", text, flags=re.M)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sleep(review_host):
+    """The drop-ins as they are shipped."""
+    directories = {
+        "buildbtw@.container": "/etc/containers/systemd",
+        "buildbtw-proxy@.service": "/etc/systemd/system",
+    }
+    files = {Path(f"{at}/{name}.d/sleep.conf"): uncommented(name) for name, at in directories.items()}
+    with host.files(files):
+        yield
+
+
+def push(version, **options):
+    """Puts the stand-in for buildbtw into the registry, as a version."""
+    host.push(BRANCH, backend=version, **options)
+
+
+def falls_asleep():
+    """Waits until the instance has stopped by itself; its socket stays."""
+    host.until(lambda: host.state(BRANCH) == "inactive", SLEEP_AFTER + 15)
+    assert host.unit(SERVICE, "Result")["Result"] == "success"
+    assert [host.state_of(SOCKET), host.state_of(PROXY)] == ["active", "inactive"]
+
+
+def starts(journal):
+    """How often the instance was started."""
+    entries = journal.entries("--identifier=systemd", f"--unit={SERVICE}")
+    return sum(each["MESSAGE"].startswith("Starting ") for each in entries)
+
+
+@pytest.mark.parametrize("variant", ["", "ends-1", "ends-143", "deaf"])
+def test_a_deployment_falls_asleep_and_a_visit_wakes_it(variant):
+    push("v1", variant=variant)
+    assert deploy(BRANCH).status == 200
+    assert host.state(BRANCH) == "active"
+    for _ in range(2):
+        falls_asleep()
+        assert host.host_state() == "running"
+        assert visit(BRANCH).status == 200
+        assert host.state(BRANCH) == "active"
+
+
+def test_it_stays_awake_while_it_is_visited():
+    push("v1")
+    assert deploy(BRANCH).status == 200
+    awake = host.unit(SERVICE, "InvocationID")
+    assert visit(BRANCH, f"/?seconds={2 * SLEEP_AFTER}").status == 200
+    for _ in range(4 * SLEEP_AFTER):
+        assert visit(BRANCH).status == 200
+        time.sleep(0.5)  # the thing under test
+    assert host.unit(SERVICE, "InvocationID") == awake
+    falls_asleep()
+
+
+def test_many_wake_it_at_once():
+    push("v1")
+    assert deploy(BRANCH).status == 200
+    falls_asleep()
+    visits = host.at_once(*50 * [lambda: visit(BRANCH)])
+    assert {each.status for each in visits} == {200}
+    print(f"the first after {min(each.waited for each in visits):.2f} s")
+
+
+def test_visitors_of_a_sleeper_lose_nothing():
+    """Who comes at any moment of falling asleep is served."""
+    push("v1")
+    assert deploy(BRANCH).status == 200
+    for n in range(8):
+        time.sleep(SLEEP_AFTER - 0.1 + n * 0.05)  # the thing under test
+        assert visit(BRANCH).status == 200
+
+
+def test_redeployments_asleep_and_awake():
+    push("v0")
+    assert deploy(BRANCH).status == 200
+    falls_asleep()
+    push("v1")
+    assert deploy(BRANCH).status == 200, "it is started, or the outcome would not be known"
+    assert host.state(BRANCH) == "active"
+    assert visit(BRANCH).text.startswith("version v1")
+    falls_asleep()
+
+
+def test_undeployed_asleep():
+    push("v1")
+    assert deploy(BRANCH).status == 200
+    falls_asleep()
+    assert undeploy(BRANCH).status == 200
+    assert visit(BRANCH).status == 404
+    assert host.state_of(SOCKET) == "inactive"
+
+
+def test_a_wake_that_fails(journal):
+    push("v1")
+    assert deploy(BRANCH).status == 200
+    falls_asleep()
+    with host.files({Path("/etc/buildbtw/environment"): "BUILDBTW_COOKIE_ENCRYPTION_KEY=short\n"}):
+        before = starts(journal)
+        begin = time.monotonic()
+        while time.monotonic() - begin < 4:
+            told = visit(BRANCH)
+            assert (told.status, told.waited < 3) == (502, True)
+        assert starts(journal) == before + 1
+        status = host.call("unix", f"/hooks/branch-status?branch={BRANCH}")
+        assert status.status == 424
+        assert "Failed to parse encryption key" in status.text
+        # Nobody comes, and nothing is tried.
+        time.sleep(8)  # the thing under test
+        assert starts(journal) == before + 1
+        assert visit(BRANCH).status == 502
+        assert starts(journal) == before + 2
+    host.until(lambda: visit(BRANCH).status == 200)
+    falls_asleep()
+
+
+def test_a_deployment_that_fails(journal):
+    push("v1", variant="dies")
+    assert deploy(BRANCH).status == FAILED
+    told = visit(BRANCH)
+    assert (told.status, told.waited < 2) == (502, True)
+    time.sleep(8)  # the thing under test
+    tried = starts(journal)
+    assert tried <= 2
+    push("v2")
+    assert deploy(BRANCH).status == 200
+    assert visit(BRANCH).status == 200
+
+
+def test_a_reboot_starts_nothing(journal):
+    push("v1")
+    assert deploy(BRANCH).status == 200
+    host.idle()
+    # What a reboot leaves of it, and what the list of what is deployed then starts.
+    host.systemctl("stop", SOCKET, SERVICE)
+    before = starts(journal)
+    host.systemctl("start", SOCKET)
+    time.sleep(1)  # the thing under test
+    assert (starts(journal), host.state(BRANCH)) == (before, "inactive")
+    assert visit(BRANCH).status == 200
+    falls_asleep()
+
+
+def test_one_that_works_in_the_background_stays_awake():
+    push("v1")
+    with host.drop_in(SERVICE, "[Unit]\nStopWhenUnneeded=no\n"):
+        assert deploy(BRANCH).status == 200
+        host.until(lambda: host.state_of(PROXY) == "inactive")
+        time.sleep(2)  # the thing under test
+        assert host.state(BRANCH) == "active"
+        assert visit(BRANCH).status == 200
+
+
+def test_a_hundred_sleepers_are_small():
+    """What stays is a socket: what systemd keeps of it, and of the units that it would start."""
+
+    def memory():
+        # proc_pid_smaps_rollup: of systemd itself.
+        rollup = Path("/proc/1/smaps_rollup").read_text()
+        return int(re.search(r"^Pss:\s+(\d+) kB$", rollup, re.M)[1])
+
+    sockets = [f"buildbtw@sleeper-{n}.socket" for n in range(100)]
+    before = memory()
+    host.systemctl("start", *sockets)
+    each = (memory() - before) / 100
+    host.systemctl("stop", *sockets)
+    print(f"{each:.0f} KiB each")
+    assert each < 512
