@@ -35,18 +35,15 @@ impl Answer {
         let (status, header) = match (outcome.kind, verb) {
             (Kind::Done, _) => (200, None),
             (Kind::Accepted, _) => (202, Some(("Preference-Applied", "respond-async"))),
-            (Kind::Running, Verb::Status) => (503, SOON),
-            (Kind::Running | Kind::Overloaded, _) => (503, LATER),
             (Kind::Absent, _) => (404, None),
-            (Kind::StartFailed, Verb::Status) => (424, None),
-            (
-                Kind::NoTemplate
-                | Kind::PullFailed
-                | Kind::StartFailed
-                | Kind::Failed
-                | Kind::Refused,
-                _,
-            ) => (500, None),
+            (Kind::Canceled, _) => (409, None),
+            (Kind::StartFailed, _) => (424, None),
+            (Kind::NoTemplate | Kind::Failed | Kind::Refused, _) => (500, None),
+            (Kind::PullFailed, _) => (502, None),
+            (Kind::Running, Verb::Status) => (503, SOON),
+            // The job goes on: who asked again would begin another.
+            (Kind::Running, _) => (503, None),
+            (Kind::Unreachable, _) => (503, LATER),
         };
         // A status is polled; the failure that it tells was recorded when it happened.
         let message_id = if verb == Verb::Status { None } else { outcome.kind.message_id() };
@@ -70,7 +67,7 @@ impl From<Refusal> for Answer {
             | Refusal::NoBranch
             | Refusal::TwoBranches
             | Refusal::NotASlug(_) => (400, None),
-            Refusal::NoToken => (401, Some(("WWW-Authenticate", "Bearer"))),
+            Refusal::NoToken | Refusal::WrongToken => (401, Some(("WWW-Authenticate", "Bearer"))),
             Refusal::NotAllowed(..) => (403, None),
             Refusal::NoSuchPath(_) => (404, None),
             Refusal::NoSuchMethod(_) => (405, Some(("Allow", "GET, POST"))),

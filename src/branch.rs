@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::quote::quote;
+
 /// Longest slug, in bytes: what a DNS label holds (RFC 1035 section 2.3.4).
 const MAX_LEN: usize = 63;
 
@@ -91,12 +93,6 @@ fn slug(name: &str) -> String {
         .take(MAX_LEN)
         .collect();
     dashed.trim_matches('-').to_owned()
-}
-
-/// Someone else's words, quoted, escaped and cut to a length that a record can hold.
-#[must_use]
-pub fn quote(words: &str) -> String {
-    format!("{:?}", words.chars().take(128).collect::<String>())
 }
 
 #[cfg(test)]

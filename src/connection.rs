@@ -1,7 +1,7 @@
 //! The one connection that systemd accepted: bytes in, bytes out, within limits and a deadline.
 //!
-//! `tiny_http` has no size limit and no timeout; it answers some malformed requests by itself and
-//! drops others. So the whole request is read here first, and parsed when it is whole.
+//! `tiny_http` reads requests from listeners only, without a size limit or a timeout, so the request
+//! is read here.
 
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -12,10 +12,9 @@ use buildbtw_hook::deadline::read_before;
 use listenfd::ListenFd;
 
 use crate::answer::Answer;
-use crate::head::{Head, end_of_head, malformed};
 use crate::http;
 use crate::refusal::Refusal;
-use crate::request::Request;
+use crate::request::{Request, end_of_head};
 
 /// Longest request line and header section, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -72,10 +71,9 @@ impl Connection {
                 _ => return Err(Refusal::LongHead(MAX_HEAD)),
             }
         };
-        let text = String::from_utf8_lossy(&message[..head_len]);
-        let head = Head::parse(&text)?;
-        let whole = head_len + head.body_len()?;
-        if head.expects_continue()? && message.len() < whole {
+        let mut request = Request::parse(&String::from_utf8_lossy(&message[..head_len]))?;
+        let whole = head_len + request.body_len()?;
+        if request.expects_continue()? && message.len() < whole {
             // If the client has gone, the next read says so, unless the body is here already.
             let _ = self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
@@ -83,12 +81,8 @@ impl Connection {
             self.read_more(&mut message)?;
         }
         self.unread = message.len() > whole;
-        message.truncate(whole);
-        http::parse(&message, head_len)
-            .map_err(|error| {
-                Refusal::Fault(format!("cannot pass a request to tiny_http: {error}"))
-            })?
-            .ok_or_else(|| malformed("its head"))
+        request.body = message[head_len..whole].to_vec();
+        Ok(request)
     }
 
     /// Appends what arrives next, in the time that is left.
@@ -122,8 +116,8 @@ impl Connection {
     }
 
     /// Closes the connection. Unread input would make that a reset, which can destroy the
-    /// answer on its way (RFC 9112 section 9.6), so what has come is read and dropped, and so
-    /// is, for up to `LINGER`, what a refused client still sends.
+    /// answer on its way (RFC 9112 section 9.6), so drain what has arrived and, for up to `LINGER`,
+    /// what a refused client still sends.
     ///
     /// # Errors
     ///

@@ -4,26 +4,24 @@
 //! It serves the one request, gives at most one order to `buildbtw-systemctl`, which runs as root,
 //! writes one record to the journal and exits. Each stage is a file:
 //!
-//! connection (head, http) → request → token → settings (branch) → `systemctl_client` → answer →
-//! record. Any stage before the order may end in a refusal; answer makes an HTTP status of it.
+//! connection → request → token → settings (which branches) → `root_side` → answer (http) → record.
+//! Any stage before the order may end in a refusal; answer makes an HTTP status of it.
 
 mod answer;
 mod connection;
-mod head;
 mod http;
 mod record;
 mod refusal;
 mod request;
+mod root_side;
 mod settings;
-mod systemctl_client;
 mod token;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use buildbtw_hook::branch::quote;
 use buildbtw_hook::journal;
-use buildbtw_hook::order::Order;
+use buildbtw_hook::quote::quote;
 use log::Level;
 
 use answer::Answer;
@@ -103,10 +101,10 @@ fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Refusa
     let token = token::admit(token::tokens(&credential), authorization)?;
     call.token_name = token.name.map(str::to_owned);
     let verb = *call.verb.insert(request.verb()?);
-    let branch = call.branch.insert(settings.allowed_branch(&request.branch()?)?).clone();
-    let order = Order { verb, branch, respond_async: request.prefers_async() };
-    let outcome = systemctl_client::carry_out(&order, &settings.orders, settings.wait);
-    Ok(Answer::to(verb, outcome))
+    let order = request.order(verb, &settings)?;
+    call.branch = order.branch().cloned();
+    let outcome = root_side::carry_out(&order, &settings.orders, settings.wait);
+    Ok(Answer::to(verb, settings.without_others(verb, outcome)))
 }
 
 fn misused(why: &str) -> ExitCode {

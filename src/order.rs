@@ -12,23 +12,28 @@ use crate::branch::Branch;
 
 /// Longest order, in bytes, with its newline.
 pub const MAX_ORDER: usize = 128;
-/// Longest outcome, in bytes.
-pub const MAX_OUTCOME: usize = 16 * 1024;
+/// Longest outcome, in bytes: a list of a thousand branches.
+pub const MAX_OUTCOME: usize = 256 * 1024;
 
-/// What can be done with a branch.
+/// What can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Start it, or restart it with a newer image.
+    /// Start the branch, or restart it with a newer image.
     Deploy,
     /// Stop it.
     Undeploy,
+    /// Stop it if it was not deployed for as long as the host says.
+    Expire,
     /// Say what state it is in.
     Status,
+    /// Say which branches are deployed.
+    List,
 }
 
 impl Verb {
     /// Every verb.
-    pub const ALL: [Self; 3] = [Self::Deploy, Self::Undeploy, Self::Status];
+    pub const ALL: [Self; 5] =
+        [Self::Deploy, Self::Undeploy, Self::Expire, Self::Status, Self::List];
 
     /// The verb in an order.
     #[must_use]
@@ -36,26 +41,69 @@ impl Verb {
         match self {
             Self::Deploy => "deploy",
             Self::Undeploy => "undeploy",
+            Self::Expire => "expire",
             Self::Status => "status",
+            Self::List => "list",
         }
     }
 }
 
-/// One line: `VERB SLUG`, and ` async` where the caller does not wait for the outcome.
+/// One line: `list`, or `VERB SLUG`, with ` async` where the caller does not wait for a deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// What to do.
-    pub verb: Verb,
-    /// The branch to do it with.
-    pub branch: Branch,
-    /// Answer as soon as the order is accepted.
-    pub respond_async: bool,
+pub enum Order {
+    /// Deploy the branch.
+    Deploy {
+        /// The branch.
+        branch: Branch,
+        /// Answer as soon as the order is accepted.
+        respond_async: bool,
+    },
+    /// Undeploy the branch.
+    Undeploy(Branch),
+    /// Undeploy the branch if it has expired.
+    Expire(Branch),
+    /// Say what state the branch is in.
+    Status(Branch),
+    /// Say which branches are deployed.
+    List,
+}
+
+impl Order {
+    /// What is asked for.
+    #[must_use]
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Deploy { .. } => Verb::Deploy,
+            Self::Undeploy(_) => Verb::Undeploy,
+            Self::Expire(_) => Verb::Expire,
+            Self::Status(_) => Verb::Status,
+            Self::List => Verb::List,
+        }
+    }
+
+    /// For which branch, unless for all.
+    #[must_use]
+    pub fn branch(&self) -> Option<&Branch> {
+        match self {
+            Self::Deploy { branch, .. }
+            | Self::Undeploy(branch)
+            | Self::Expire(branch)
+            | Self::Status(branch) => Some(branch),
+            Self::List => None,
+        }
+    }
 }
 
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flag = if self.respond_async { " async" } else { "" };
-        writeln!(f, "{} {}{flag}", self.verb.as_str(), self.branch)
+        f.write_str(self.verb().as_str())?;
+        if let Some(branch) = self.branch() {
+            write!(f, " {branch}")?;
+        }
+        f.write_str(match self {
+            Self::Deploy { respond_async: true, .. } => " async\n",
+            _ => "\n",
+        })
     }
 }
 
@@ -65,14 +113,18 @@ impl FromStr for Order {
 
     fn from_str(line: &str) -> Result<Self, NotAnOrder> {
         let words: Vec<_> = line.strip_suffix('\n').ok_or(NotAnOrder)?.split(' ').collect();
-        let (verb, branch, respond_async) = match words[..] {
-            [verb, branch] => (verb, branch, false),
-            [verb, branch, "async"] => (verb, branch, true),
+        let branch = |name| Branch::new(name).map_err(|_| NotAnOrder);
+        Ok(match words[..] {
+            ["deploy", name] => Self::Deploy { branch: branch(name)?, respond_async: false },
+            ["deploy", name, "async"] => {
+                Self::Deploy { branch: branch(name)?, respond_async: true }
+            }
+            ["undeploy", name] => Self::Undeploy(branch(name)?),
+            ["expire", name] => Self::Expire(branch(name)?),
+            ["status", name] => Self::Status(branch(name)?),
+            ["list"] => Self::List,
             _ => return Err(NotAnOrder),
-        };
-        let verb = Verb::ALL.into_iter().find(|known| known.as_str() == verb).ok_or(NotAnOrder)?;
-        let branch = Branch::new(branch).map_err(|_| NotAnOrder)?;
-        Ok(Self { verb, branch, respond_async })
+        })
     }
 }
 
@@ -80,10 +132,10 @@ impl FromStr for Order {
 #[derive(Debug, PartialEq, Eq)]
 pub struct NotAnOrder;
 
-/// What came of an order.
+/// The kind of an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The branch is deployed, or undeployed, or up.
+    /// The branch is deployed, or undeployed, or up, or asleep.
     Done,
     /// The order is accepted; its outcome will be in the journal and in a later status.
     Accepted,
@@ -97,16 +149,18 @@ pub enum Kind {
     PullFailed,
     /// The branch did not start.
     StartFailed,
+    /// An undeployment came in between, or somebody stopped the unit.
+    Canceled,
     /// systemd could not do it for another reason.
     Failed,
-    /// Too many deployments are running, or `buildbtw-systemctl` could not be reached.
-    Overloaded,
+    /// The order could not be given.
+    Unreachable,
     /// The line was not an order.
     Refused,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Done,
         Self::Accepted,
         Self::Running,
@@ -114,8 +168,9 @@ impl Kind {
         Self::NoTemplate,
         Self::PullFailed,
         Self::StartFailed,
+        Self::Canceled,
         Self::Failed,
-        Self::Overloaded,
+        Self::Unreachable,
         Self::Refused,
     ];
 
@@ -130,8 +185,9 @@ impl Kind {
             Self::NoTemplate => "no-template",
             Self::PullFailed => "pull-failed",
             Self::StartFailed => "start-failed",
+            Self::Canceled => "canceled",
             Self::Failed => "failed",
-            Self::Overloaded => "overloaded",
+            Self::Unreachable => "unreachable",
             Self::Refused => "refused",
         }
     }
@@ -166,6 +222,13 @@ impl Outcome {
     }
 }
 
+/// What is wrong with the host.
+impl From<String> for Outcome {
+    fn from(fault: String) -> Self {
+        Self::new(Kind::Failed, fault)
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n{}", self.kind.as_str(), self.text)
@@ -194,14 +257,19 @@ mod tests {
     #[test]
     fn an_order_is_read_as_it_was_written() {
         let longest = "x".repeat(63);
-        for verb in Verb::ALL {
-            for branch in ["main", "0", longest.as_str()] {
-                for respond_async in [false, true] {
-                    let branch = Branch::new(branch).unwrap();
-                    let order = Order { verb, branch, respond_async };
-                    assert!(order.to_string().len() <= MAX_ORDER);
-                    assert_eq!(order.to_string().parse(), Ok(order));
-                }
+        for name in ["main", "0", longest.as_str()] {
+            let branch = || Branch::new(name).unwrap();
+            for order in [
+                Order::Deploy { branch: branch(), respond_async: false },
+                Order::Deploy { branch: branch(), respond_async: true },
+                Order::Undeploy(branch()),
+                Order::Expire(branch()),
+                Order::Status(branch()),
+                Order::List,
+            ] {
+                assert!(order.to_string().len() <= MAX_ORDER);
+                assert!(order.to_string().starts_with(order.verb().as_str()));
+                assert_eq!(order.to_string().parse(), Ok(order));
             }
         }
     }
@@ -230,6 +298,10 @@ mod tests {
             "deploy main x\n",
             "deploy main now\n",
             "deploy main async async\n",
+            "undeploy main async\n",
+            "list main\n",
+            "list \n",
+            "status\n",
             "deploy\tmain\n",
             "deploy main\0\n",
             "deploy --job-mode=flush\n",

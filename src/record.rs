@@ -34,11 +34,11 @@ impl Call {
         Self { started, caller, token_name: None, verb: None, branch: None }
     }
 
-    /// Writes the call's one record: an error for a 500; a warning for 401, 403 and a 503 that is not
-    /// a status; otherwise a notice.
+    /// Writes the call's one record: an error for 500, 502 and a deployment's 424; a warning for 401, 403
+    /// and a 503 that is not a status; otherwise a notice.
     pub fn record(&self, answer: &Answer, sent: &io::Result<()>) {
         let level = match (answer.status, self.verb) {
-            (500, _) => Level::Error,
+            (500 | 502, _) | (424, Some(Verb::Deploy)) => Level::Error,
             // "Not yet" is what a status is asked for.
             (503, Some(Verb::Status)) => Level::Info,
             (401 | 403 | 503, _) => Level::Warn,

@@ -1,4 +1,4 @@
-//! Why a call is refused. `connection.rs`, `head.rs`, `request.rs`, `token.rs` and `settings.rs` decide;
+//! Why a call is refused. `connection.rs`, `request.rs`, `token.rs` and `settings.rs` decide;
 //! `answer.rs` makes an HTTP status of it.
 
 use std::fmt;
@@ -22,8 +22,10 @@ pub enum Refusal {
     LongHead(usize),
     /// There is more than one `Authorization`, which is not a list (RFC 9110 section 11.6.2).
     TwoCredentials,
-    /// The token is wrong, or there is none.
+    /// No token was sent.
     NoToken,
+    /// The token is not one of this host.
+    WrongToken,
     /// There is nothing at this path.
     NoSuchPath(String),
     /// This method is not GET or POST.
@@ -55,13 +57,14 @@ impl fmt::Display for Refusal {
             Self::LongBody(max) => write!(f, "the body is over {max} bytes"),
             Self::LongHead(max) => write!(f, "the head is over {max} bytes"),
             Self::TwoCredentials => f.write_str("send one Authorization header"),
-            Self::NoToken => {
-                f.write_str("send Authorization: Bearer TOKEN, with a token of this host")
-            }
+            Self::NoToken => f.write_str(
+                "no token was sent: send Authorization: Bearer TOKEN; in CI the variable may be unset",
+            ),
+            Self::WrongToken => f.write_str("the token that was sent is not one of this host"),
             Self::NoSuchPath(path) => write!(
                 f,
-                "nothing at {path}: there are /hooks/deploy-branch, /hooks/undeploy-branch \
-                 and /hooks/branch-status"
+                "nothing at {path}: there are /hooks/deploy-branch, /hooks/undeploy-branch, \
+                 /hooks/expire-branch, /hooks/branch-status and /hooks/list-branches"
             ),
             Self::NoSuchMethod(method) => {
                 write!(f, "the method {method} is not allowed: send GET or POST")

@@ -1,36 +1,140 @@
-//! The request: what is asked for, for which branch, and by whom.
+//! The request: its grammar, as far as it frames the message, and what it asks for. What is
+//! malformed is refused, never repaired.
 
 use std::net::IpAddr;
 
-use buildbtw_hook::branch::quote;
-use buildbtw_hook::order::Verb;
+use buildbtw_hook::order::{Order, Verb};
+use buildbtw_hook::quote::quote;
 
 use crate::refusal::Refusal;
+use crate::settings::Settings;
 
+/// Longest body, in bytes.
+pub const MAX_BODY: usize = 16 * 1024;
 const FORM: &str = "application/x-www-form-urlencoded";
+/// White space around a field's value (RFC 9110 section 5.6.3); `str::trim` takes more for it.
+const OWS: [char; 2] = [' ', '\t'];
 
 /// The name of a hook in its path, `/hooks/NAME`.
 pub fn hook_name(verb: Verb) -> &'static str {
     match verb {
         Verb::Deploy => "deploy-branch",
         Verb::Undeploy => "undeploy-branch",
+        Verb::Expire => "expire-branch",
         Verb::Status => "branch-status",
+        Verb::List => "list-branches",
     }
 }
 
-/// A request that arrived whole.
+/// Where the head ends, if it does yet; all bytes from `checked` on must be printable, obs-text
+/// (RFC 9110 section 5.5) or whole CRLFs. RFC 9112 section 2.2 allows refusing anything else: a
+/// bare CR or LF enables request smuggling.
+pub fn end_of_head(message: &[u8], checked: usize) -> Result<Option<usize>, Refusal> {
+    for at in checked..message.len() {
+        let previous = if at == 0 { b' ' } else { message[at - 1] };
+        match (previous, message[at]) {
+            (b'\r', b'\n') => {
+                if message[..=at].ends_with(b"\r\n\r\n") {
+                    return Ok(Some(at + 1));
+                }
+            }
+            (b'\r', _) | (_, b'\n') => return malformed("a line end that is not CRLF"),
+            (_, b'\t' | b'\r' | b' '..=b'~' | 0x80..) => {}
+            (_, byte) => return malformed(&format!("the byte 0x{byte:02x}")),
+        }
+    }
+    Ok(None)
+}
+
+/// The refusal of a part of a request.
+fn malformed<T>(what: &str) -> Result<T, Refusal> {
+    Err(Refusal::Malformed(what.to_owned()))
+}
+
+/// A request line and fields, and the body once it has arrived.
 pub struct Request {
-    /// The method, as it was sent.
-    pub method: String,
-    /// The request target, as it was sent.
-    pub target: String,
-    /// The header fields: names and values.
-    pub fields: Vec<(String, String)>,
+    method: String,
+    target: String,
+    version: String,
+    /// Names and values.
+    fields: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
 }
 
 impl Request {
+    /// Parses a whole head, as [`end_of_head`] found it.
+    ///
+    /// # Errors
+    ///
+    /// Fails where it is not the head of an HTTP/1.0 or HTTP/1.1 request.
+    pub fn parse(head: &str) -> Result<Self, Refusal> {
+        let mut lines = head.trim_end_matches("\r\n").split("\r\n");
+        let request_line: Vec<_> = lines.next().unwrap_or_default().split(' ').collect();
+        let [method, target, version @ ("HTTP/1.0" | "HTTP/1.1")] = request_line[..] else {
+            return malformed("its first line");
+        };
+        if !is_token(method) || target.is_empty() || !target.bytes().all(|b| b.is_ascii_graphic()) {
+            return malformed("its first line");
+        }
+        let mut fields = Vec::new();
+        for line in lines {
+            let Some((name, value)) = line.split_once(':').filter(|(name, _)| is_token(name))
+            else {
+                return malformed("a header line");
+            };
+            fields.push((name.to_owned(), value.trim_matches(OWS).to_owned()));
+        }
+        let request = Self {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            version: version.to_owned(),
+            fields,
+            body: Vec::new(),
+        };
+        // RFC 9112 section 3.2.
+        match (request.values("Host").count(), version) {
+            (1, _) | (0, "HTTP/1.0") => Ok(request),
+            _ => malformed("its Host"),
+        }
+    }
+
+    /// The body's length in bytes: one `Content-Length` or none (RFC 9112 section 6.3).
+    ///
+    /// # Errors
+    ///
+    /// Fails where the head gives none, or too long a one.
+    pub fn body_len(&self) -> Result<usize, Refusal> {
+        if self.values("Transfer-Encoding").next().is_some() {
+            return Err(Refusal::TransferEncoding);
+        }
+        let mut lengths = self.values("Content-Length");
+        let digits = match (lengths.next(), lengths.next()) {
+            (None, _) => "0",
+            (Some(digits), None) => digits,
+            _ => "",
+        };
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return malformed("its Content-Length");
+        }
+        // A number too large for the type is over the limit too.
+        let len = digits.parse().ok().filter(|&len| len <= MAX_BODY);
+        len.ok_or(Refusal::LongBody(MAX_BODY))
+    }
+
+    /// Whether the client waits for 100 Continue before it sends the body (RFC 9110 section 10.1.1).
+    ///
+    /// # Errors
+    ///
+    /// Fails for another expectation.
+    pub fn expects_continue(&self) -> Result<bool, Refusal> {
+        let mut expectations = self.values("Expect");
+        if expectations.any(|value| !value.eq_ignore_ascii_case("100-continue")) {
+            return malformed("its Expect");
+        }
+        Ok(self.version != "HTTP/1.0" && self.values("Expect").next().is_some())
+    }
+
     /// The client's address, where a proxy gives it.
     pub fn real_ip(&self) -> Option<IpAddr> {
         self.values("X-Real-IP").find_map(|value| value.parse().ok())
@@ -71,13 +175,27 @@ impl Request {
         }
     }
 
-    /// The one value of `branch`, or of `image-tag`, which is the same, in the query or in the
-    /// form of a POST.
+    /// The order that the request comes to, for a branch that the host allows.
     ///
     /// # Errors
     ///
-    /// Fails where it is missing or there are several.
-    pub fn branch(&self) -> Result<String, Refusal> {
+    /// Fails where no such branch is named.
+    pub fn order(&self, verb: Verb, settings: &Settings) -> Result<Order, Refusal> {
+        let branch = || settings.allowed_branch(&self.branch()?);
+        Ok(match verb {
+            Verb::Deploy => {
+                Order::Deploy { branch: branch()?, respond_async: self.prefers_async() }
+            }
+            Verb::Undeploy => Order::Undeploy(branch()?),
+            Verb::Expire => Order::Expire(branch()?),
+            Verb::Status => Order::Status(branch()?),
+            Verb::List => Order::List,
+        })
+    }
+
+    /// The one value of `branch`, or of `image-tag`, which is the same, in the query or in the
+    /// form of a POST.
+    fn branch(&self) -> Result<String, Refusal> {
         let form: &[u8] = if self.method == "POST" && self.has_form() { &self.body } else { &[] };
         let mut branches = [self.path_and_query().1.as_bytes(), form]
             .into_iter()
@@ -93,11 +211,11 @@ impl Request {
     }
 
     /// Whether the caller would not wait for the job (RFC 7240 section 4.1).
-    pub fn prefers_async(&self) -> bool {
+    fn prefers_async(&self) -> bool {
         self.values("Prefer")
             .flat_map(|value| value.split(','))
             .filter_map(|preference| preference.split(';').next())
-            .any(|preference| preference.trim().eq_ignore_ascii_case("respond-async"))
+            .any(|preference| preference.trim_matches(OWS).eq_ignore_ascii_case("respond-async"))
     }
 
     fn path(&self) -> &str {
@@ -110,6 +228,7 @@ impl Request {
         target.split_once('?').unwrap_or((target, ""))
     }
 
+    /// The values of all fields of one name.
     fn values(&self, name: &'static str) -> impl Iterator<Item = &str> {
         let named = self.fields.iter().filter(move |each| each.0.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str())
@@ -118,7 +237,7 @@ impl Request {
     fn has_form(&self) -> bool {
         self.values("Content-Type")
             .filter_map(|value| value.split(';').next())
-            .any(|media_type| media_type.trim().eq_ignore_ascii_case(FORM))
+            .any(|media_type| media_type.trim_matches(OWS).eq_ignore_ascii_case(FORM))
     }
 
     fn not_found(&self) -> Refusal {
@@ -137,17 +256,181 @@ fn absolute_path(target: &str) -> Option<&str> {
     if end > 0 { Some(&rest[end..]) } else { None }
 }
 
+/// RFC 9110 section 5.6.2.
+fn is_token(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// A request of HTTP/1.0, which needs no Host.
     fn request(method: &str, target: &str, fields: &[(&str, &str)], body: &str) -> Request {
-        Request {
-            method: method.to_owned(),
-            target: target.to_owned(),
-            fields: fields.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
-            body: body.as_bytes().to_owned(),
+        let fields: Vec<_> = fields.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
+        let head = format!("{method} {target} HTTP/1.0\r\n{}\r\n", fields.concat());
+        Request { body: body.into(), ..Request::parse(&head).unwrap() }
+    }
+
+    #[test]
+    fn a_head_ends_at_its_first_empty_line() {
+        for (message, end) in [
+            ("", None),
+            ("GET / HTTP/1.1\r\n", None),
+            ("GET / HTTP/1.1\r\n\r", None),
+            ("GET / HTTP/1.1\r\n\r\n", Some(18)),
+            ("GET / HTTP/1.1\r\nA:\tb\r\n\r\n\0body\n", Some(24)),
+        ] {
+            for checked in 0..message.len().min(17) {
+                assert_eq!(end_of_head(message.as_bytes(), checked).ok(), Some(end), "{message:?}");
+            }
         }
+    }
+
+    #[test]
+    fn a_head_of_anything_but_ascii_and_crlf_is_refused() {
+        let line_end = "a line end that is not CRLF";
+        for (message, what) in [
+            ("GET /\n", line_end),
+            ("\n", line_end),
+            ("GET /\rX", line_end),
+            ("A\r\r\n", line_end),
+            ("A\n\r\n", line_end),
+            ("A\r\n\n", line_end),
+            ("A: b\rC: d\r\n", line_end),
+            ("A: b\nC: d\r\n", line_end),
+            ("\0A", "the byte 0x00"),
+            ("A: \0", "the byte 0x00"),
+            ("A: \u{1b}[31m", "the byte 0x1b"),
+            ("A: \x7f", "the byte 0x7f"),
+            ("\x16\x03\x01", "the byte 0x16"),
+        ] {
+            assert_eq!(end_of_head(message.as_bytes(), 0), malformed(what), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_a_request_line_and_fields() {
+        for (head, wanted) in [
+            ("GET / HTTP/1.0\r\n\r\n", vec![]),
+            ("GET / HTTP/1.0\r\nA: b \r\nC:\r\n\r\n", vec![("A", "b"), ("C", "")]),
+            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", vec![("host", "x")]),
+            (
+                "GET / HTTP/1.0\r\nX-Name: J\u{f6}rg\u{a0}\r\n\r\n",
+                vec![("X-Name", "J\u{f6}rg\u{a0}")],
+            ),
+        ] {
+            let fields = Request::parse(head).unwrap().fields;
+            let fields: Vec<_> = fields.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            assert_eq!(fields, wanted, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn any_other_head_is_refused() {
+        let refused = |head: String, what| {
+            assert_eq!(Request::parse(&head).map(drop), malformed(what), "{head:?}");
+        };
+        for line in [
+            "",
+            "GET",
+            "GET /",
+            "GET / ",
+            "GET / HTTP/1.0 ",
+            "GET / x HTTP/1.0",
+            "GET  / HTTP/1.0",
+            "GET /  HTTP/1.0",
+            "GET  HTTP/1.0",
+            "GET\t/\tHTTP/1.0",
+            "GET /\tx HTTP/1.0",
+            "GET /\u{f6} HTTP/1.0",
+            "G\u{cb}T / HTTP/1.0",
+            " / HTTP/1.0",
+            "\r\nGET / HTTP/1.0",
+            "GET / HTTP/0.9",
+            "GET / HTTP/1.2",
+            "GET / HTTP/2.0",
+            "GET / HTTP/2",
+            "GET / http/1.1",
+            "GET / HTTPS/1.1",
+            "PRI * HTTP/2.0",
+            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2",
+        ] {
+            refused(format!("{line}\r\n\r\n"), "its first line");
+        }
+        for line in [
+            "A: b\r\n folded",
+            "A: b\r\n\tfolded",
+            "A: b\r\n folded: c",
+            " A: b",
+            "A : b",
+            "A\t: b",
+            "Content-Length : 5",
+            "A B: c",
+            "A(: b",
+            "A): b",
+            ": b",
+            "\u{a0}A: b",
+            "J\u{f6}rg: x",
+            "A",
+        ] {
+            refused(format!("GET / HTTP/1.0\r\n{line}\r\n\r\n"), "a header line");
+        }
+        for (version, lines) in [
+            ("1.1", ""),
+            ("1.1", "X-Host: x\r\n"),
+            ("1.1", "Host: x\r\nHost: x\r\n"),
+            ("1.1", "Host: x\r\nhost:\r\n"),
+            ("1.0", "Host: x\r\nHost: x\r\n"),
+        ] {
+            refused(format!("GET / HTTP/{version}\r\n{lines}\r\n"), "its Host");
+        }
+    }
+
+    #[test]
+    fn a_body_has_one_plain_length() {
+        let len = |fields: &[_]| request("POST", "/", fields, "").body_len();
+        assert_eq!(len(&[("Host", "x")]), Ok(0));
+        assert_eq!(len(&[("content-LENGTH", "0016384")]), Ok(16384));
+        let (nines, zeros) = ("9".repeat(1000), "0".repeat(1000) + "8");
+        assert_eq!(len(&[("Content-Length", &zeros)]), Ok(8));
+        let max = "18446744073709551615";
+        for long in ["16385", "52428800", "4294967296", max, "18446744073709551616", &nines] {
+            let told = len(&[("Content-Length", long)]);
+            assert_eq!(told, Err(Refusal::LongBody(16384)), "{long}");
+        }
+        let malformed = malformed("its Content-Length");
+        for wrong in ["", "-1", "+0", "+1", "0, 0", "1,1", "0 0", "0x0", "0.0", "one", "\u{a0}5"] {
+            assert_eq!(len(&[("Content-Length", wrong)]), malformed, "{wrong:?}");
+        }
+        assert_eq!(len(&[("Content-Length", "1"), ("Content-Length", "1")]), malformed);
+        assert_eq!(len(&[("Content-Length", "0"), ("content-length", "9")]), malformed);
+        for encoding in ["chunked", "identity", "gzip, chunked", "", "xchunked"] {
+            assert_eq!(len(&[("Transfer-Encoding", encoding)]), Err(Refusal::TransferEncoding));
+        }
+        assert_eq!(
+            len(&[("Content-Length", "1"), ("transfer-encoding", "x")]),
+            Err(Refusal::TransferEncoding)
+        );
+    }
+
+    #[test]
+    fn only_http_1_1_can_expect_100_continue() {
+        for (version, expect, wanted) in [
+            ("HTTP/1.1", "100-Continue", Some(true)),
+            ("HTTP/1.0", "100-continue", Some(false)),
+            ("HTTP/1.1", "200-ok", None),
+            ("HTTP/1.1", "", None),
+            ("HTTP/1.1", "100-continues", None),
+            ("HTTP/1.1", "100-continue, nonsense", None),
+            ("HTTP/1.0", "nonsense", None),
+        ] {
+            let head = format!("GET / {version}\r\nHost: x\r\nExpect: {expect}\r\n\r\n");
+            let expects = Request::parse(&head).unwrap().expects_continue();
+            assert_eq!(expects.ok(), wanted, "{head:?}");
+        }
+        assert_eq!(request("GET", "/", &[], "").expects_continue(), Ok(false));
     }
 
     #[test]
@@ -156,6 +439,7 @@ mod tests {
         let loud = ("CONTENT-TYPE", "APPLICATION/X-WWW-FORM-URLENCODED ; charset=utf-8");
         let json = ("Content-Type", "application/json");
         let longer = ("Content-Type", "application/x-www-form-urlencodedx");
+        let spaced = ("Content-Type", "application/x-www-form-urlencoded\u{a0}; charset=utf-8");
         let multipart = ("Content-Type", "multipart/form-data; boundary=b");
         let accept = ("Accept", FORM);
         for (method, target, fields, body, wanted) in [
@@ -177,6 +461,7 @@ mod tests {
             ("POST", "/", vec![form], "", Err(&Refusal::NoBranch)),
             ("POST", "/", vec![form], "x", Err(&Refusal::NoBranch)),
             ("POST", "/", vec![longer], "branch=x", Err(&Refusal::NoBranch)),
+            ("POST", "/", vec![spaced], "branch=x", Err(&Refusal::NoBranch)),
             ("POST", "/", vec![multipart], "branch=x", Err(&Refusal::NoBranch)),
             ("POST", "/", vec![accept], "branch=x", Err(&Refusal::NoBranch)),
             ("GET", "/?", vec![], "", Err(&Refusal::NoBranch)),
@@ -226,6 +511,7 @@ mod tests {
             (&[("Prefer", "wait=10")], false),
             (&[("Prefer", "respond-asynchronously")], false),
             (&[("Prefer", "respond async")], false),
+            (&[("Prefer", "wait=10, respond-async\u{a0}")], false),
             (&[("Prefer", "wait=respond-async")], false),
             (&[("Prefer", "a=respond-async; respond-async")], false),
             (&[("Prefer", "")], false),
@@ -237,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_three_hooks_and_two_methods() {
+    fn there_are_five_hooks_and_two_methods() {
         for target in [
             "/",
             "/hooks",

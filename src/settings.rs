@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use buildbtw_hook::branch::Branch;
+use buildbtw_hook::order::{Kind, Outcome, Verb};
 
 use crate::refusal::Refusal;
 
@@ -64,11 +65,27 @@ impl Settings {
     pub fn allowed_branch(&self, name: &str) -> Result<Branch, Refusal> {
         let branch = Branch::new(name).map_err(Refusal::NotASlug)?;
         match &self.branches {
-            Some(list) if !list.split_whitespace().any(|allowed| allowed == branch.as_str()) => {
+            Some(list) if !self.allows(name) => {
                 Err(Refusal::NotAllowed(branch.to_string(), list.clone()))
             }
             _ => Ok(branch),
         }
+    }
+
+    fn allows(&self, name: &str) -> bool {
+        let allowed = |list: &String| list.split_whitespace().any(|allowed| allowed == name);
+        self.branches.as_ref().is_none_or(allowed)
+    }
+
+    /// The outcome, in a list of branches without those that the host does not allow.
+    pub fn without_others(&self, verb: Verb, mut outcome: Outcome) -> Outcome {
+        if verb == Verb::List && outcome.kind == Kind::Done {
+            let lines = outcome.text.lines();
+            let allowed =
+                lines.filter(|line| line.split(' ').next().is_some_and(|b| self.allows(b)));
+            outcome.text = allowed.collect::<Vec<_>>().join("\n");
+        }
+        outcome
     }
 }
 

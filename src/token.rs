@@ -59,11 +59,15 @@ pub fn admit<'a>(
     authorization: Option<&str>,
 ) -> Result<Token<'a>, Refusal> {
     let given = authorization.and_then(bearer).unwrap_or_default();
-    find(tokens, given).ok_or(Refusal::NoToken)
+    find(tokens, given).ok_or(match authorization.map(str::trim_end) {
+        None | Some("") => Refusal::NoToken,
+        Some(scheme) if scheme.eq_ignore_ascii_case("Bearer") => Refusal::NoToken,
+        Some(_) => Refusal::WrongToken,
+    })
 }
 
 /// The token that was given. Compares every token in full, so timing reveals nothing.
-pub fn find<'a>(tokens: impl Iterator<Item = Token<'a>>, given: &str) -> Option<Token<'a>> {
+fn find<'a>(tokens: impl Iterator<Item = Token<'a>>, given: &str) -> Option<Token<'a>> {
     tokens.fold(None, |found, token| {
         let same = constant_time_eq(token.secret.as_bytes(), given.as_bytes());
         if same { Some(token) } else { found }
@@ -147,7 +151,9 @@ mod tests {
             ("Bearer three", None),
         ] {
             let known = tokens("One== first\ntwo second\nthree words are\n");
-            let wanted = name.ok_or(Refusal::NoToken);
+            let none = ["", "Bearer", "Bearer "].contains(&authorization);
+            let refusal = if none { Refusal::NoToken } else { Refusal::WrongToken };
+            let wanted = name.ok_or(refusal);
             let found = admit(known, Some(authorization)).map(|token| token.name.unwrap_or("-"));
             assert_eq!(found, wanted, "{authorization:?}");
         }

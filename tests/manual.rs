@@ -41,8 +41,10 @@ fn every_setting_and_field_is_in_the_manual_and_no_other() {
     let manual = read("systemd/buildbtw-hook.8");
     let program = all("src") + &all("src/bin/buildbtw-systemctl") + &all("systemd");
     let mut known = names(&program, "BUILDBTW_");
-    // What buildbtw itself reads, in its container.
-    for name in ["BUILDBTW_DATABASE_FILE", "BUILDBTW_LISTEN", "BUILDBTW_SERVER_URL"] {
+    // What buildbtw itself reads, in its container; and what only the tests set.
+    let others =
+        ["BUILDBTW_DATABASE_FILE", "BUILDBTW_LISTEN", "BUILDBTW_ROOT", "BUILDBTW_SERVER_URL"];
+    for name in others {
         assert!(known.remove(name), "{name}");
     }
     assert_eq!(names(&manual, "BUILDBTW_"), known, "left: the manual");
@@ -56,9 +58,12 @@ fn the_defaults_in_the_manual_are_the_programs() {
     let manual = read("systemd/buildbtw-hook.8");
     for (name, file, before, after) in [
         ("BUILDBTW_WAIT_SEC", "src/settings.rs", "WAIT_SEC: u32 = ", ";"),
-        ("BUILDBTW_QUEUE_SEC", "src/bin/buildbtw-systemctl/main.rs", "BUILDBTW_QUEUE_SEC\", ", ")"),
-        ("BUILDBTW_LOG_LINES", "src/bin/buildbtw-systemctl/main.rs", "BUILDBTW_LOG_LINES\", ", ")"),
-        ("BUILDBTW_PRUNE_DAYS", "systemd/buildbtw-prune.service", "BUILDBTW_PRUNE_DAYS=", "\n"),
+        (
+            "BUILDBTW_LOG_LINES",
+            "src/bin/buildbtw-systemctl/host.rs",
+            "BUILDBTW_LOG_LINES\", Some(",
+            ")",
+        ),
     ] {
         let (_, rest) = manual.split_once(&format!(".It Ev {name}\n")).expect(name);
         let (described, _) = rest.split_once("\n.It ").unwrap_or((rest, ""));
@@ -69,21 +74,31 @@ fn the_defaults_in_the_manual_are_the_programs() {
 }
 
 #[test]
-fn every_status_is_in_the_manual_and_no_other() {
+fn every_status_is_in_the_manual_and_every_outcome_in_the_readme() {
     let manual = read("systemd/buildbtw-hook.8");
     let (_, answers) = manual.split_once("Every answer:").expect("a list of answers");
     let (answers, _) = answers.split_once(".El").expect("its end");
     let listed: String = answers.lines().filter(|line| line.starts_with(".It ")).collect();
-    assert_eq!(statuses(&listed), statuses(&read("src/answer.rs")), "left: the manual");
+    let program = read("src/answer.rs");
+    assert_eq!(statuses(&listed), statuses(&program), "left: the manual");
+    let (outcomes, _) = program.split_once("impl From<Refusal>").expect("what is no outcome");
+    let readme = read("README.md");
+    let table: String = readme.lines().filter(|line| line.starts_with("| ")).collect();
+    let (table, outcomes) = (statuses(&table), statuses(outcomes));
+    assert!(table.is_superset(&outcomes), "{outcomes:?} in the README: {table:?}");
+    assert!(table.is_subset(&statuses(&program)), "{table:?}");
 }
 
 #[test]
 fn every_path_is_in_the_manual_and_in_the_readme() {
     let hooks = read("src/request.rs");
-    let names: Vec<_> =
-        hooks.lines().filter_map(|line| line.trim().strip_prefix("Verb::")).collect();
-    assert_eq!(names.len(), 3, "{names:?}");
-    for name in names.iter().filter_map(|line| line.split('"').nth(1)) {
+    let names: Vec<_> = hooks
+        .lines()
+        .filter(|line| line.trim().starts_with("Verb::"))
+        .filter_map(|line| line.split('"').nth(1))
+        .collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+    for name in names {
         for file in ["systemd/buildbtw-hook.8", "README.md"] {
             assert!(read(file).contains(&format!("/hooks/{name}")), "{name} in {file}");
         }

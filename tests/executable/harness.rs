@@ -5,45 +5,58 @@
 //! order. Every call, whatever it is about, is held to what must be true of all of them: see
 //! [`Call::finish`], [`Answer::parse`] and [`Ended::new`].
 
-use std::env;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub use crate::wire::Transport::{self, Tcp, Unix};
+use crate::wire::scratch;
 pub use crate::wire::{Answer, OTHER, TOKEN};
 
 pub const EXE: &str = env!("CARGO_BIN_EXE_buildbtw-hook");
 pub const ROOT_SIDE: &str = env!("CARGO_BIN_EXE_buildbtw-systemctl");
-pub const COMMANDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/bin");
+const COMMANDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/bin");
 
 pub const TRANSPORTS: [Transport; 2] = [Tcp, Unix];
 
 pub const DEPLOY: &str = "/hooks/deploy-branch";
 pub const UNDEPLOY: &str = "/hooks/undeploy-branch";
 pub const STATUS: &str = "/hooks/branch-status";
+pub const LIST: &str = "/hooks/list-branches";
+/// Links to what the next boot starts.
+pub const WANTS: &str = "etc/systemd/system/buildbtw.target.wants";
 pub const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
 
-pub const RESTART_X: &[&str] =
-    &["[--no-ask-password][--job-mode=replace][restart][--][buildbtw@x.service]"];
-pub const STOP_X: &[&str] =
-    &["[--no-ask-password][--job-mode=replace][stop][--][buildbtw@x.service]"];
-pub const NOT_RUN: &[&str] = &[];
+/// How `systemctl` is run, `; ` in between.
+pub const RESTART_X: &str = "restart buildbtw@x.service";
+pub const STOP_X: &str = "stop buildbtw@x.service";
+pub const NOT_RUN: &str = "";
 
 /// What a caller is told of a fault of the host, and all of it.
 pub const FAULT: &str = "this host cannot serve the call; its journal says why\n";
 
 /// Nothing that is waited for takes as long; past it, the test fails and does not hang.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for something that must come.
+#[track_caller]
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
 
 /// A host: a directory with a credential, a `systemctl` that writes down how it is called, and a
 /// socket for orders.
@@ -83,11 +96,8 @@ impl Orders {
 
     fn carry_out(&self, connection: UnixStream) {
         let environment = self.environment.lock().expect("an environment").clone();
-        let mut command = Command::new(ROOT_SIDE);
-        command.env_clear().envs(environment).stdin(OwnedFd::from(connection));
-        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        drop(command);
-        let output = child.and_then(Child::wait_with_output).expect("the root side");
+        let child = root_side(environment, connection);
+        let output = child.wait_with_output().expect("the root side");
         let records = String::from_utf8_lossy(&output.stderr).into_owned();
         self.records.lock().expect("records").push_str(&records);
         assert!(output.status.success(), "{output:?}");
@@ -95,22 +105,28 @@ impl Orders {
     }
 }
 
+/// Starts the root side on a connection.
+fn root_side(environment: Vec<(&'static str, String)>, connection: UnixStream) -> Child {
+    let mut command = Command::new(ROOT_SIDE);
+    command.env_clear().envs(environment).stdin(OwnedFd::from(connection));
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the root side")
+}
+
 impl Host {
     pub fn new() -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let made = MADE.fetch_add(1, Ordering::Relaxed);
-        // Not below target/: the path of a socket has at most 108 bytes, unix(7).
-        let root = env::temp_dir().join(format!("buildbtw-hook-{}-{made}", process::id()));
+        let root = scratch(&made.to_string());
         let text = |name: &str| root.join(name).to_str().expect("a path in UTF-8").to_owned();
         let environment = vec![
             ("PATH", format!("{}:/usr/bin:/bin", text("bin"))),
             ("CREDENTIALS_DIRECTORY", text("credentials")),
             ("BUILDBTW_ORDERS", text("orders")),
-            ("STATE_DIRECTORY", text("state")),
-            ("RUNTIME_DIRECTORY", text("runtime")),
+            ("BUILDBTW_ROOT", text("")),
         ];
         let host = Self { root, environment, orders: Arc::default() };
-        for directory in ["bin", "credentials", "state", "runtime", "empty"] {
+        let of_units = ["var/lib/buildbtw-hook", "run/buildbtw-systemctl", "run/buildbtw-pull"];
+        for directory in ["bin", "credentials", "empty"].iter().chain(&of_units) {
             fs::create_dir_all(host.root.join(directory)).expect("a directory of the host");
         }
         // Links, since to run a script that another thread's fork has open for writing fails.
@@ -119,17 +135,38 @@ impl Host {
                 .expect("a link to a command");
         }
         host.orders.serve(&host.root.join("orders"));
-        host.file("bin/exit", "0\n").file("credentials/token", format!("{TOKEN}\n"))
+        host.file("credentials/token", format!("{TOKEN}\n"))
     }
 
     pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
-        fs::write(self.root.join(name), content).expect("a file of the host");
+        self.write(name, content);
         self
     }
 
-    pub fn without_file(self, name: &str) -> Self {
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.root.join(name), content).expect("a file of the host");
+    }
+
+    /// What systemd says of a unit, whatever is done.
+    pub fn show(self, unit: &str, properties: &str) -> Self {
+        self.file(&format!("bin/show-buildbtw{unit}"), properties)
+    }
+
+    /// Has such a run of `systemctl` wait until it is released.
+    pub fn hold(self, run: &str) -> Self {
+        self.file(&format!("bin/hold-{}", run.replace(' ', "-")), "")
+    }
+
+    pub fn release(&self, run: &str) {
+        self.remove(&format!("bin/hold-{}", run.replace(' ', "-")));
+    }
+
+    pub fn remove(&self, name: &str) {
         fs::remove_file(self.root.join(name)).expect("a file of the host to remove");
-        self
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.root.join(name)).unwrap_or_default()
     }
 
     pub fn set(mut self, name: &'static str, value: &str) -> Self {
@@ -143,23 +180,15 @@ impl Host {
         self
     }
 
-    /// The names in the state directory.
-    pub fn state(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(self.root.join("state"))
-            .expect("the state directory")
-            .map(|entry| entry.expect("a state file").file_name().into_string().expect("UTF-8"))
-            .collect();
-        names.sort();
-        names
-    }
-
-    /// Runs the executable without a connection.
-    pub fn run(&self, arguments: &[&str]) -> Output {
-        self.run_as(EXE, arguments)
+    /// The names in a directory.
+    pub fn names(&self, directory: &str) -> String {
+        let entries = fs::read_dir(self.root.join(directory)).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().expect("UTF-8"));
+        names.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; ")
     }
 
     /// Runs one of the two executables without a connection.
-    pub fn run_as(&self, executable: &str, arguments: &[&str]) -> Output {
+    pub fn run(&self, executable: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(executable);
         command.args(arguments).env_clear().envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).output().expect("the executable")
@@ -185,25 +214,28 @@ impl Host {
         Call { host: self, client, hook: self.start(passed), head_only: false }
     }
 
-    /// One whole call.
-    pub fn call(&self, transport: Transport, request: impl AsRef<[u8]>) -> Outcome {
+    /// A call of which this much is sent.
+    pub fn begin(&self, transport: Transport, request: impl AsRef<[u8]>) -> Call<'_> {
         let mut call = self.connect(transport);
         call.send(request);
-        call.finish()
+        call
+    }
+
+    /// One whole call.
+    pub fn call(&self, request: impl AsRef<[u8]>) -> Outcome {
+        self.begin(Unix, request).finish()
     }
 
     /// The answer alone, while other calls are under way.
     pub fn exchange(&self, request: impl AsRef<[u8]>) -> Answer {
-        let mut call = self.connect(Unix);
-        call.send(request);
-        call.answer()
+        self.begin(Unix, request).answer()
     }
 
     /// The same call over either transport must come to the same.
     #[track_caller]
-    pub fn answers(&self, request: impl AsRef<[u8]>, status: u16, words: &str, calls: &[&str]) {
+    pub fn answers(&self, request: impl AsRef<[u8]>, status: u16, words: &str, calls: &str) {
         for transport in TRANSPORTS {
-            let outcome = self.call(transport, &request);
+            let outcome = self.begin(transport, &request).finish();
             outcome.is(status, words, calls, &String::from_utf8_lossy(request.as_ref()));
         }
     }
@@ -213,18 +245,35 @@ impl Host {
         self.orders.environment.lock().expect("an environment").clone_from(&self.environment);
         let mut peer = UnixStream::connect(self.root.join("orders")).expect("a socket for orders");
         peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        // Taken note of here, since the thread that accepts it may come later.
         let _ = peer.write_all(line.as_ref());
         peer
     }
 
+    /// Gives an order, and waits until it has `systemctl` run like that.
+    pub fn give_until(&self, line: &str, run: &str) -> UnixStream {
+        let peer = self.give(line);
+        self.wait_for(run);
+        peer
+    }
+
+    /// What comes back for an order.
+    pub fn order(&self, line: impl AsRef<[u8]>) -> String {
+        outcome(self.give(line))
+    }
+
+    /// Gives an order to a root side that is killed once it has systemctl run.
+    pub fn cut_off(&self, line: &str, run: &str) {
+        let (mut peer, its) = UnixStream::pair().expect("a connection");
+        let mut child = root_side(self.environment.clone(), its);
+        peer.write_all(line.as_bytes()).expect("an order");
+        self.wait_for(run);
+        child.kill().and_then(|()| child.wait()).expect("a child");
+        assert_eq!(outcome(peer), "");
+    }
+
     /// Waits until every order is carried out.
     pub fn idle(&self) {
-        let end = Instant::now() + PATIENCE;
-        while self.orders.running.load(Ordering::SeqCst) > 0 {
-            assert!(Instant::now() < end, "an order is not carried out");
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("an order's end", || self.orders.running.load(Ordering::SeqCst) == 0);
     }
 
     /// What the root side wrote to the journal since the last look.
@@ -233,33 +282,42 @@ impl Host {
         std::mem::take(&mut self.orders.records.lock().expect("records"))
     }
 
-    /// The command lines of `systemctl` since the last look, but for those that only look; and
-    /// nothing but PATH was passed.
-    pub fn take_calls(&self) -> Vec<String> {
+    /// How `systemctl` was run since the last look, but for looks and the images that are removed in the
+    /// background; and nothing but PATH was passed.
+    pub fn take_calls(&self) -> String {
         self.idle();
-        let take = |name: &str| -> Vec<String> {
-            let path = self.root.join("bin").join(name);
-            let lines = match fs::read_to_string(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-                read => read.expect("what systemctl wrote").lines().map(str::to_owned).collect(),
-            };
-            fs::remove_file(path).expect("what systemctl wrote");
-            lines
+        let take = |name: &str| {
+            let lines = self.read(name);
+            let _ = fs::remove_file(self.root.join(name));
+            lines.lines().map(str::to_owned).collect::<Vec<_>>()
         };
-        let (calls, environment) = (take("calls"), take("environment"));
+        let calls = take("bin/calls");
         let path = self.environment.iter().find(|(name, _)| *name == "PATH");
         let path = path.map(|(_, value)| format!("PATH={value}")).unwrap_or_default();
-        assert_eq!(environment, vec![path; calls.len()]);
-        calls
+        assert_eq!(take("bin/environment"), vec![path; calls.len()]);
+        calls.iter().map(|line| without_brackets(line)).collect::<Vec<_>>().join("; ")
     }
 
-    pub fn wait_for_systemctl(&self) {
-        let end = Instant::now() + PATIENCE;
-        // The environment is written after the command line.
-        while !fs::read(self.root.join("bin/environment")).is_ok_and(|e| e.ends_with(b"\n")) {
-            assert!(Instant::now() < end, "systemctl was not run");
-            thread::sleep(Duration::from_millis(5));
-        }
+    /// Waits until `systemctl` has been run like that.
+    pub fn wait_for(&self, run: &str) {
+        let is_run = |line: &str| without_brackets(line) == run;
+        wait_until(run, || self.read("bin/calls").lines().any(is_run));
+    }
+}
+
+/// The words of a command line of `systemctl`, which all begin alike.
+fn without_brackets(line: &str) -> String {
+    let words = line.trim_end().strip_prefix("[--no-ask-password][--job-mode=replace][");
+    let words = words.and_then(|words| words.strip_suffix("]")).unwrap_or(line);
+    words.replacen("][--][", " ", 1).replace("][", " ")
+}
+
+/// What comes for an order; a reset where it was not read to its end.
+pub fn outcome(mut peer: UnixStream) -> String {
+    let mut outcome = String::new();
+    match peer.read_to_string(&mut outcome) {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => panic!("{error}"),
+        _ => outcome,
     }
 }
 
@@ -278,11 +336,7 @@ pub struct Hook(pub Child);
 
 impl Hook {
     pub fn wait(mut self) -> Output {
-        let end = Instant::now() + PATIENCE;
-        while self.0.try_wait().expect("a child").is_none() {
-            assert!(Instant::now() < end, "the process does not end");
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_until("the process's end", || self.0.try_wait().expect("a child").is_some());
         // What it wrote fits into the pipes, or it would not have ended.
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         self.0.stdout.take().expect("a pipe").read_to_end(&mut stdout).expect("its stdout");
@@ -312,24 +366,6 @@ impl Call<'_> {
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.head_only |= bytes.as_ref().starts_with(b"HEAD ");
         let _ = self.client.write_all(bytes.as_ref());
-    }
-
-    /// Sends the same over and over until it is that long, from a thread of its own.
-    pub fn send_endlessly(&self, piece: &str, len: usize) {
-        let mut client = self.client.try_clone().expect("a socket");
-        let piece = piece.repeat(64 * 1024 / piece.len());
-        thread::spawn(move || {
-            for _ in 0..=len / piece.len() {
-                if client.write_all(piece.as_bytes()).is_err() {
-                    break;
-                }
-            }
-        });
-    }
-
-    /// Sends no more.
-    pub fn half_close(&self) {
-        self.client.shutdown(Shutdown::Write).expect("a socket");
     }
 
     /// Reads the answer to its end, which must not be a reset.
@@ -375,7 +411,7 @@ pub struct Ended {
     /// The one record of the call, without its level.
     pub record: String,
     /// What `systemctl` was called with.
-    pub calls: Vec<String>,
+    pub calls: String,
 }
 
 impl Ended {
@@ -402,7 +438,8 @@ impl Ended {
         let level = match answer.status {
             503 if self.record.starts_with("branch-status") => "INFO",
             401 | 403 | 503 => "WARN",
-            500 => "ERROR",
+            500 | 502 => "ERROR",
+            424 if self.record.starts_with("deploy") => "ERROR",
             _ => "INFO",
         };
         assert_eq!(self.level, level, "{self:?}");
@@ -418,11 +455,6 @@ impl Ended {
         let digits = before.rsplit(' ').next().expect("a duration");
         Duration::from_millis(digits.parse().expect("milliseconds"))
     }
-
-    pub fn caller(&self) -> &str {
-        let (_, after) = self.record.split_once(" ms for ").expect("a caller");
-        after.split_once(": ").map_or(after, |(caller, _)| caller)
-    }
 }
 
 /// A call that was answered.
@@ -434,7 +466,7 @@ pub struct Outcome {
 
 impl Outcome {
     #[track_caller]
-    pub fn is(&self, status: u16, words: &str, calls: &[&str], what: &str) {
+    pub fn is(&self, status: u16, words: &str, calls: &str, what: &str) {
         let what = what.get(..400).unwrap_or(what);
         assert_eq!(self.answer.status, status, "{what:?} came to {self:#?}");
         assert!(self.answer.text.contains(words), "{words:?} after {what:?}: {self:#?}");
@@ -466,15 +498,6 @@ pub fn post(target: &str, content_type: &str, body: &str) -> String {
 
 pub fn deploy_x() -> String {
     get(&format!("{DEPLOY}?branch=x"))
-}
-
-/// A request whose head is that long.
-pub fn with_head_of(len: usize) -> String {
-    let padded = |pad: usize| {
-        let pad = format!("Pad: {}", "x".repeat(pad));
-        authorized(&format!("GET {DEPLOY}?branch=x HTTP/1.1"), &[&pad], "")
-    };
-    padded(len - padded(0).len())
 }
 
 #[track_caller]

@@ -4,10 +4,9 @@ mod harness;
 mod wire;
 
 mod arrival;
-mod malformed;
 mod outcomes;
-mod paths;
 mod record;
+mod refused;
 mod root_side;
 mod tokens;
 mod usage;

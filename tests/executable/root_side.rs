@@ -1,8 +1,8 @@
 //! What runs as root: orders in, command lines and outcomes out.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
 use std::net::Shutdown;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,80 +10,458 @@ use buildbtw_hook::order::MAX_ORDER;
 
 use super::harness::*;
 
-/// What comes back for an order.
-fn order(host: &Host, line: impl AsRef<[u8]>) -> String {
-    let mut peer = host.give(line);
-    let mut outcome = String::new();
-    // A reset where it was not read to its end.
-    let _ = peer.read_to_string(&mut outcome);
-    outcome
+const UP: &str = "ActiveState=active\n";
+const DOWN: &str = "ActiveState=inactive\n";
+const GONE: &str = "LoadState=not-found\nActiveState=inactive\n";
+const FAILED: &str = "ActiveState=failed\nSubState=failed\nInvocationID=ab12\n";
+const PULL_X: &str = "restart buildbtw-pull@x.service";
+const PULL_AND_RESTART_X: &str = "restart buildbtw-pull@x.service; restart buildbtw@x.service";
+
+/// A host that pulls, and what the pull says that it has got.
+fn pulling(image: &str) -> Host {
+    Host::new().show("-pull@x.service", DOWN).file("run/buildbtw-pull/x", image)
+}
+
+/// A host where systemctl fails with these words.
+fn failing(words: &str) -> Host {
+    Host::new().file("bin/exit", "1\n").file("bin/stderr", words)
 }
 
 #[test]
 fn an_order_runs_these_commands_and_no_other() {
-    let host = Host::new();
-    let systemctl = |verb: &str| format!("[--no-ask-password][--job-mode=replace]{verb}");
-    let show = systemctl(
-        "[--property=LoadState,ActiveState,SubState,Result,Job,InvocationID,CanClean]\
-         [show][--][buildbtw@x.service]",
-    );
-    for (line, outcome, calls, shows) in [
-        ("deploy x\n", "done\n", vec![systemctl("[restart][--][buildbtw@x.service]")], 0),
-        ("deploy x async\n", "accepted\n", vec![systemctl("[restart][--][buildbtw@x.service]")], 1),
-        ("undeploy x\n", "done\n", vec![systemctl("[stop][--][buildbtw@x.service]")], 0),
-        ("status x\n", "absent\n", vec![], 1),
-        ("status x async\n", "absent\n", vec![], 1),
+    let host = Host::new;
+    let masked = "LoadState=masked\nActiveState=inactive\n";
+    let no_state = "ActiveState=inactive\nCanClean=runtime\n";
+    let cleaning = || host().set("BUILDBTW_CLEAN", "state");
+    let deployed = "done\nbranch x is deployed (restart of buildbtw@x.service)\n";
+    let with_image =
+        "done\nbranch x is deployed (restart of buildbtw@x.service, image 12ab revision 3.x)\n";
+    let was_not = "done\nbranch x was not deployed\n";
+    let not_found = "no-template\nUnit buildbtw@x.service not found.\n";
+    let stop_all = "stop buildbtw@x.socket; stop buildbtw-pull@x.service buildbtw@x.service";
+    let clean = "stop buildbtw@x.service; --what=state clean buildbtw@x.service";
+    let reset = "stop buildbtw@x.service; reset-failed buildbtw@x.service";
+    for (line, host, told, calls) in [
+        ("deploy x", host(), deployed, RESTART_X),
+        ("deploy x", host().show("-pull@x.service", masked), deployed, RESTART_X),
+        ("deploy x", pulling(""), deployed, PULL_AND_RESTART_X),
+        ("deploy x", pulling("12ab revision 3.x\n\u{1b}[\""), with_image, PULL_AND_RESTART_X),
+        ("deploy x async", host(), "accepted\ndeploy of x is accepted;", RESTART_X),
+        ("deploy x", host().show("@x.service", GONE), not_found, NOT_RUN),
+        ("deploy x async", host().show("@x.service", GONE), not_found, NOT_RUN),
+        ("undeploy x", host(), was_not, STOP_X),
+        ("undeploy x", host().show("@x.service", GONE), was_not, STOP_X),
+        ("undeploy x", pulling("").show("@x.socket", UP), was_not, stop_all),
+        ("undeploy x", cleaning(), was_not, clean),
+        ("undeploy x", cleaning().show("@x.service", no_state), was_not, STOP_X),
+        ("undeploy x", host().show("@x.service", FAILED), was_not, reset),
+        ("expire x", host(), "done\nbranch x has not expired\n", NOT_RUN),
+        ("status x", host(), "absent\nbranch x is not deployed\n", NOT_RUN),
+        ("list", host(), "done\n\n", NOT_RUN),
     ] {
-        let host = if line.starts_with("status") { &Host::new() } else { &host };
-        let told = order(host, line);
-        assert!(told.starts_with(outcome), "{line:?}: {told:?}");
+        let outcome = host.order(format!("{line}\n"));
+        assert!(outcome.starts_with(told), "{line:?}: {outcome:?}");
         assert_eq!(host.take_calls(), calls, "{line:?}");
-        let looked = fs::read_to_string(host.root.join("bin/shows")).unwrap_or_default();
-        let _ = fs::remove_file(host.root.join("bin/shows"));
-        assert_eq!(looked.lines().collect::<Vec<_>>(), vec![show.as_str(); shows], "{line:?}");
-        assert!(!host.root.join("bin/journalctl-calls").exists(), "nothing failed");
+        assert_eq!(host.read("bin/journalctl-calls"), "", "nothing failed");
+        let prune = "[--no-ask-password][--job-mode=replace][--no-block][restart][--]\
+                     [buildbtw-prune.service]\n";
+        let only_looks = line.starts_with("status") || line == "list";
+        assert_eq!(host.read("bin/prunes"), if only_looks { "" } else { prune }, "{line:?}");
+        let show = "[--no-ask-password][--job-mode=replace][--timestamp=utc][--property=";
+        assert!(host.read("bin/shows").lines().all(|look| look.starts_with(show)));
+    }
+}
+
+#[test]
+fn the_next_boot_starts_what_is_deployed() {
+    let host = Host::new();
+    let target = |unit: &str| fs::read_link(host.root.join(WANTS).join(unit)).expect("a link");
+    host.order("deploy x\n");
+    assert_eq!(host.names(WANTS), "buildbtw@x.service");
+    assert_eq!(target("buildbtw@x.service").to_str(), Some("../buildbtw@.service"));
+    // Where it sleeps, its socket; and one of the two is enough.
+    host.write("bin/show-buildbtw@x.service", "ActiveState=active\nStopWhenUnneeded=yes\n");
+    host.order("deploy x\n");
+    assert_eq!(host.names(WANTS), "buildbtw@x.socket");
+    assert_eq!(target("buildbtw@x.socket").to_str(), Some("../buildbtw@.socket"));
+    // A deployment that fails is tried again.
+    host.write("bin/exit", "1\n");
+    host.order("deploy y\n");
+    assert_eq!(host.names(WANTS), "buildbtw@x.socket; buildbtw@y.service");
+    host.remove("bin/exit");
+    host.remove("bin/show-buildbtw@x.service");
+    for line in ["undeploy x\n", "undeploy y\n"] {
+        assert!(host.order(line).contains("is not deployed any more (stop of "), "{line}");
+        assert!(host.order(line).contains("was not deployed\n"), "{line}");
+    }
+    host.take_calls();
+    for left in [WANTS, "var/lib/buildbtw-hook", "run/buildbtw-systemctl"] {
+        assert_eq!(host.names(left), "", "{left}");
+    }
+    // Nothing is done where that cannot be changed.
+    fs::create_dir(host.root.join(WANTS).join("buildbtw@x.service")).expect("a directory");
+    for line in ["deploy x\n", "undeploy x\n"] {
+        let told = host.order(line);
+        let words = "failed\nnothing is done: cannot note what the next boot starts: ";
+        assert!(told.starts_with(words), "{told:?}");
+    }
+    fs::remove_dir_all(host.root.join("var")).expect("the state directory");
+    let told = host.order("deploy x\n");
+    assert!(told.starts_with("failed\nnothing is done: cannot mark the branch"), "{told:?}");
+    assert_eq!(host.take_calls(), NOT_RUN);
+}
+
+#[test]
+fn a_start_is_joined_for_its_image_and_replaced_for_another() {
+    let later = "34cd, which a later call brought while 12ab was started";
+    for (second, run, told) in
+        [("12ab", "start buildbtw@x.service", "12ab"), ("34cd", RESTART_X, later)]
+    {
+        let host = pulling("12ab").hold(RESTART_X);
+        let first = host.give_until("deploy x\n", RESTART_X);
+        host.write("run/buildbtw-pull/x", second);
+        let other = host.give("deploy x\n");
+        wait_until("four runs", || host.read("bin/calls").lines().count() == 4);
+        host.release(RESTART_X);
+        let deployed = |run, image| format!("done\nbranch x is deployed ({run}, image {image})\n");
+        assert_eq!(outcome(first), deployed("restart of buildbtw@x.service", told));
+        assert_eq!(outcome(other), deployed(&run.replacen(' ', " of ", 1), second));
+        assert_eq!(host.take_calls(), format!("{PULL_AND_RESTART_X}; {PULL_X}; {run}"));
+        let told = host.order("status x\n");
+        assert!(told.ends_with(&format!("(buildbtw@x.service), image {second}\n")), "{told}");
+        // Once it is over it is not joined.
+        host.order("deploy x\n");
+        assert_eq!(host.take_calls(), PULL_AND_RESTART_X);
+    }
+    // An image that is not known waits for the start before it.
+    let host = Host::new().hold(RESTART_X);
+    let first = host.give_until("deploy x\n", RESTART_X);
+    let other = host.give("deploy x\n");
+    wait_until("a look", || host.read("bin/shows").lines().count() == 2);
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(host.read("bin/calls").lines().count(), 1);
+    host.release(RESTART_X);
+    assert!(outcome(first).starts_with("done\n") && outcome(other).starts_with("done\n"));
+    assert_eq!(host.take_calls(), format!("{RESTART_X}; {RESTART_X}"));
+}
+
+#[test]
+fn an_undeployment_ends_what_came_before_it() {
+    let canceled = "canceled\ncanceled: branch x was undeployed meanwhile\n";
+    for (host, run) in [(Host::new(), RESTART_X), (pulling("12ab"), PULL_X)] {
+        let host = host.hold(run);
+        let deployment = host.give_until("deploy x\n", run);
+        assert!(host.order("status x\n").starts_with("running\n"), "{run}");
+        assert!(host.order("undeploy x\n").starts_with("done\n"), "{run}");
+        assert_eq!(outcome(deployment), canceled, "{run}");
+        // Of a pull no start comes.
+        assert_eq!(host.take_calls().contains(RESTART_X), run == RESTART_X);
+        assert_eq!(host.names(WANTS), "");
+        assert_eq!(host.order("status x\n"), "absent\nbranch x is not deployed\n");
+        host.release(run);
+        assert!(host.order("deploy x\n").starts_with("done\n"), "it comes back");
+    }
+    // A pull that ends well, but too late.
+    let host = pulling("12ab").hold(PULL_X);
+    let deployment = host.give_until("deploy x\n", PULL_X);
+    host.remove("bin/show-buildbtw-pull@x.service");
+    assert!(host.order("undeploy x\n").starts_with("done\n"));
+    host.release(PULL_X);
+    assert_eq!(outcome(deployment), canceled);
+    assert_eq!(host.take_calls(), format!("{PULL_X}; {STOP_X}"));
+    // A start that systemd has not got yet is waited for.
+    let host = Host::new().file("bin/hold-restart-buildbtw@x.service", "not by a stop");
+    let deployment = host.give_until("deploy x\n", RESTART_X);
+    let undeployment = host.give_until("undeploy x\n", STOP_X);
+    thread::sleep(Duration::from_millis(200));
+    host.release(RESTART_X);
+    outcome(deployment);
+    assert!(outcome(undeployment).starts_with("done\n"));
+    assert_eq!(host.order("status x\n"), "absent\nbranch x is not deployed\n");
+    // What comes after it stands.
+    let host = pulling("12ab").hold(RESTART_X).hold("stop buildbtw-pull@x.service");
+    let deployment = host.give_until("deploy x\n", RESTART_X);
+    let stop = "stop buildbtw-pull@x.service buildbtw@x.service";
+    let undeployment = host.give_until("undeploy x\n", stop);
+    assert_eq!(outcome(deployment), canceled);
+    let later = host.give("deploy x\n");
+    thread::sleep(Duration::from_millis(200));
+    host.release(RESTART_X);
+    host.release("stop buildbtw-pull@x.service");
+    assert!(outcome(undeployment).starts_with("done\n"));
+    assert!(outcome(later).starts_with("done\nbranch x is deployed"));
+    assert_eq!(host.names(WANTS), "buildbtw@x.service");
+    assert!(host.order("status x\n").starts_with("done\nbranch x is up"));
+    // It takes no turn before an undeployment that waits for one.
+    for is_canceled in [true, false] {
+        let host = pulling("12ab").file("bin/hold-restart-buildbtw@x.service", "not by a stop");
+        let first = host.give_until("deploy x\n", RESTART_X);
+        let undeployment = host.give_until("undeploy x\n", STOP_X);
+        let later = host.give("deploy x\n");
+        thread::sleep(Duration::from_millis(400));
+        assert_eq!(host.read("bin/calls").matches("restart][--][buildbtw@x").count(), 1);
+        if is_canceled {
+            host.write("bin/hold-restart-buildbtw@x.service", "");
+            assert!(outcome(undeployment).starts_with("done\n"));
+        }
+        host.release(RESTART_X);
+        for told in [first, later].map(outcome) {
+            assert!(told.starts_with("done\nbranch x is deployed"), "{told}");
+        }
+        assert!(host.order("status x\n").starts_with("done\nbranch x is up"));
+        assert_eq!(host.names(WANTS), "buildbtw@x.service");
+    }
+    // Somebody else may stop it.
+    let told = failing("Job for buildbtw@x.service canceled.\n").order("deploy x\n");
+    assert!(told.starts_with("canceled\nrestart of buildbtw@x.service failed: "), "{told}");
+}
+
+#[test]
+fn what_is_under_way_survives_a_crash() {
+    let up = "done\nbranch x is up since 2026-11-28T12:00:00Z (buildbtw@x.service)\n";
+    for (line, run) in [("deploy x\n", RESTART_X), ("undeploy x\n", STOP_X)] {
+        let host = Host::new().file("bin/unit-buildbtw@x.service", "active\n").hold(run);
+        assert_eq!(host.order("status x\n"), up);
+        host.cut_off(line, run);
+        let told = host.order("status x\n");
+        let words = "start-failed\nthe last order for branch x was cut off before it was done: ";
+        assert!(told.starts_with(words), "{told}");
+        assert!(host.order("list\n").starts_with("done\nx cut-off "), "{line}");
+        // The job of one that is killed goes on.
+        let host = host.show("@x.service", "ActiveState=activating\nJob=7\n");
+        assert!(host.order("status x\n").starts_with("running\n"));
+        host.remove("bin/show-buildbtw@x.service");
+        host.release(run);
+        let state = if run == STOP_X { "inactive\n" } else { "active\n" };
+        wait_until("its end", || host.read("bin/unit-buildbtw@x.service") == state);
+        assert!(host.order("deploy x\n").starts_with("done\n"));
+        assert_eq!(host.order("status x\n"), up);
+    }
+}
+
+#[test]
+fn a_branch_expires_by_its_last_deployment() {
+    let restart_old = "restart buildbtw@old.service";
+    let host = Host::new().set("BUILDBTW_EXPIRE_DAYS", "7");
+    for branch in ["old", "new", "mark"] {
+        host.order(format!("deploy {branch}\n"));
+    }
+    let age = |days: u32, file: &str| {
+        let (ago, file) = (format!("{days} days ago"), host.root.join(file));
+        let touched = Command::new("touch").args(["-h", "-d", &ago]).arg(file).status();
+        assert!(touched.expect("touch").success());
+    };
+    let link = |branch: &str| format!("{WANTS}/buildbtw@{branch}.service");
+    age(8, &link("old"));
+    age(6, &link("new"));
+    age(8, "var/lib/buildbtw-hook/new");
+    // The last order for it, where it is not wanted.
+    host.remove(&link("mark"));
+    age(8, "var/lib/buildbtw-hook/mark");
+    let up = "up 2026-11-28T12:00:00Z -";
+    let list = format!("done\nmark {up} expired\nnew {up} expires in 1 d\nold {up} expired\n");
+    assert_eq!(host.order("list\n"), list);
+    host.take_calls();
+    // Not while an order for it runs.
+    host.write("bin/hold-restart-buildbtw@old.service", "");
+    let deployment = host.give_until("deploy old\n", restart_old);
+    age(8, &link("old"));
+    for branch in ["old", "new", "never"] {
+        let told = format!("done\nbranch {branch} has not expired\n");
+        assert_eq!(host.order(format!("expire {branch}\n")), told);
+    }
+    host.release(restart_old);
+    assert!(outcome(deployment).starts_with("done\n"));
+    assert_eq!(host.take_calls(), restart_old);
+    for branch in ["old", "mark"] {
+        let told = host.order(format!("expire {branch}\n"));
+        assert!(told.starts_with(&format!("done\nbranch {branch} is not deployed any more")));
+        assert_eq!(host.take_calls(), format!("stop buildbtw@{branch}.service"));
+    }
+    assert_eq!(host.order("list\n"), format!("done\nnew {up} expires in 1 d\n"));
+    // Unless it is deployed again, and never on a host that does not say when.
+    host.order("deploy old\n");
+    assert!(host.order("expire old\n").ends_with("has not expired\n"));
+    age(800, &link("old"));
+    let host = host.unset("BUILDBTW_EXPIRE_DAYS");
+    assert!(host.order("expire old\n").ends_with("has not expired\n"));
+}
+
+#[test]
+fn a_list_has_a_line_for_each_branch() {
+    let host = failing("Job for it failed.\n")
+        .file("bin/exit", "0\n")
+        .file("bin/exit-buildbtw@b.service", "1\n")
+        .show("-pull@a.service", DOWN)
+        .file("run/buildbtw-pull/a", "12ab revision 34cd\n");
+    for branch in ["a", "b", "c", "d"] {
+        host.order(format!("deploy {branch}\n"));
+    }
+    let host = host
+        .show("@c.service", DOWN)
+        .show("@c.socket", UP)
+        .show("@d.service", "ActiveState=deactivating\n")
+        .file("var/lib/buildbtw-hook/No.slug", "")
+        .file(&format!("{WANTS}/buildbtw@e.socket"), "");
+    let list = "done\na up 2026-11-28T12:00:00Z 12ab\nb failed - -\nc asleep - -\n\
+                d changing - -\ne stopped - -\n";
+    assert_eq!(host.order("list\n"), list);
+    assert!(host.order("status c\n").starts_with("done\nbranch c is asleep until a visit ("));
+    let host = host.file("bin/show-fails", "");
+    let told = host.order("list\n");
+    assert!(told.starts_with("failed\ncannot read the state of buildbtw@a.service"), "{told}");
+}
+
+#[test]
+fn a_lost_connection_is_not_a_failure() {
+    let lost = "D-Bus connection terminated while waiting for jobs.\n";
+    let away = "Failed to connect to system scope bus via local transport: Connection refused\n";
+    let reset = "Failed to restart buildbtw@x.service: Connection reset by peer\n";
+    let dependency = "A dependency job for buildbtw@x.service failed. See 'journalctl -xe'.\n";
+    let denied = "Failed to restart buildbtw@x.service: Access denied\n";
+    for (line, words, told, again) in [
+        ("deploy x\n", lost, "done\n", "; start buildbtw@x.service"),
+        ("deploy x\n", away, "done\n", "; restart buildbtw@x.service"),
+        ("deploy x\n", reset, "done\n", "; restart buildbtw@x.service"),
+        ("undeploy x\n", lost, "done\n", "; stop buildbtw@x.service"),
+        ("deploy x\n", dependency, "start-failed\n", ""),
+        ("deploy x\n", "Job for buildbtw@x.service failed.\n", "start-failed\n", ""),
+        ("deploy x\n", denied, "failed\n", ""),
+    ] {
+        let host = Host::new().file("bin/once", words);
+        let outcome = host.order(line);
+        assert!(outcome.starts_with(told), "{outcome}");
+        assert_eq!(outcome.contains(words), again.is_empty(), "{outcome}");
+        let first = if line.starts_with("undeploy") { STOP_X } else { RESTART_X };
+        assert_eq!(host.take_calls(), first.to_owned() + again, "{words}");
+    }
+}
+
+#[test]
+fn a_pull_that_failed_leaves_what_ran_before() {
+    let host = pulling("12ab").file("bin/once", "Job for it failed.\n").show("@x.service", UP);
+    let told = host.order("deploy x\n");
+    let words = "pull-failed\nrestart of buildbtw-pull@x.service failed: exit status: 1: Job for it \
+                 failed.\nwhat ran before still runs\n";
+    assert_eq!(told, words);
+    assert_eq!(host.take_calls(), PULL_X);
+    assert_eq!(host.names(WANTS), "");
+    assert_eq!(host.order("status x\n"), words.replace("pull-failed", "start-failed"));
+}
+
+#[test]
+fn a_failure_quotes_what_the_unit_wrote_and_nothing_in_it_can_do_harm() {
+    let host = |journal: &str| {
+        failing("Job for buildbtw@x.service failed.\n")
+            .show("@x.service", FAILED)
+            .file("bin/_SYSTEMD_INVOCATION_ID=ab12", journal)
+            .file("bin/_SYSTEMD_INVOCATION_ID=cd34", "of another start\n")
+            .file("bin/_SYSTEMD_UNIT=buildbtw@x.service", "by name alone\n")
+    };
+    // conmon ends each message with a newline.
+    let lines = |from: usize, to: usize, start: &str, end: &str| {
+        (from..=to).map(|n| format!("{start}line {n}{end}\n")).collect::<Vec<_>>().concat()
+    };
+    let written = |count| lines(1, count, "", "\\n");
+    let quoted = |from, to| "  its last lines:\n".to_owned() + &lines(from, to, "    ", "");
+    let missing =
+        "  it wrote so much that journald may have dropped lines; the last that it has:\n";
+    let harm = "\\n\n\\033[31mred \"quoted\" \\\\ \u{202e}\\r\\377\\nlast\n";
+    let harmless = "    \\u{1b}[31mred \"quoted\" \\ \\u{202e}\\r\u{fffd}\n    last\n";
+    let other = host(harm).file("bin/UNIT=buildbtw@x.service", "cd34\n");
+    for (host, words) in [
+        (host(harm), quoted(1, 0) + harmless),
+        (host(&written(30)), quoted(11, 30)),
+        (host(&written(3)).set("BUILDBTW_LOG_LINES", "2"), quoted(2, 3)),
+        (host(&written(10_000)), missing.to_owned() + &lines(9_981, 10_000, "    ", "")),
+        (host(""), quoted(1, 0) + "    by name alone\n"),
+        // The start that systemd says failed, whatever the unit is at by now.
+        (other, quoted(1, 0) + "    of another start\n"),
+        (host(harm).set("BUILDBTW_LOG_LINES", "0"), String::new()),
+    ] {
+        let before = "start-failed\nrestart of buildbtw@x.service failed: exit status: 1: Job for \
+                      buildbtw@x.service failed.\nActiveState=failed SubState=failed Result=\n";
+        assert_eq!(host.order("deploy x\n"), before.to_owned() + &words);
+    }
+    // What is on its way is waited for, and what was written before is not looked at.
+    let host = host("");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs();
+    host.order("deploy x\n");
+    let calls = host.read("bin/journalctl-calls");
+    assert!(calls.lines().next().is_some_and(|first| first.ends_with("[--sync]")), "{calls}");
+    for by_time in calls.lines().filter(|line| line.contains("[UNIT=") || line.contains("_UNIT=")) {
+        let since = by_time.split("[--since=@").nth(1).and_then(|rest| rest.split(']').next());
+        let since: u64 = since.and_then(|since| since.parse().ok()).expect(by_time);
+        assert!((now - 1..now + 20).contains(&since), "{by_time} {now}");
+    }
+    // However long they are.
+    host.write("bin/_SYSTEMD_INVOCATION_ID=ab12", format!("{}\n", "x".repeat(4000)).repeat(30));
+    let told = host.order("deploy x\n");
+    assert!((7_000..10_000).contains(&told.len()), "{}", told.len());
+    // journald may be stuck.
+    host.write("bin/stuck", "");
+    let asked = Instant::now();
+    let told = host.order("deploy x\n");
+    assert!(told.starts_with("start-failed\n") && !told.contains("line"), "{told}");
+    assert!(asked.elapsed() < Duration::from_secs(12), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn an_undeployment_is_done_when_systemd_says_so() {
+    let state = |active: &str| {
+        let host = Host::new().set("BUILDBTW_CLEAN", "state");
+        host.show("@x.service", &format!("ActiveState={active}\nCanClean=state\n"))
+    };
+    let not_stopped = "stop of buildbtw@x.service failed: exit status: 0\nActiveState=active ";
+    let not_cleaned = "buildbtw@x.service is stopped, but its data is there: exit status: 1\n";
+    for (host, told) in [
+        (state("active"), not_stopped),
+        (state("inactive").file("bin/exit", "1\n"), not_cleaned),
+        (state("").file("bin/show-fails", ""), "cannot read the state of buildbtw@x.service"),
+    ] {
+        let outcome = host.order("undeploy x\n");
+        assert!(outcome.starts_with(&format!("failed\n{told}")), "{outcome}");
+        assert_eq!(host.take_calls().contains("clean"), told == not_cleaned);
+    }
+}
+
+#[test]
+fn a_setting_that_is_malformed_ends_every_order() {
+    for (name, value, told) in [
+        ("BUILDBTW_LOG_LINES", "many", "is not a number\n"),
+        ("BUILDBTW_EXPIRE_DAYS", "-1", "is not a number\n"),
+        ("BUILDBTW_CLEAN", "yes", "is not \"state\"\n"),
+    ] {
+        let host = Host::new().set(name, value);
+        assert_eq!(host.order("undeploy x\n"), format!("failed\n{name}={value} {told}"));
+        assert_eq!(host.take_calls(), NOT_RUN);
     }
 }
 
 #[test]
 fn what_is_not_an_order_is_refused_and_recorded() {
     let host = Host::new();
-    let long = format!("deploy {}\n", "x".repeat(200));
-    for line in [
-        b"restart x\n".as_slice(),
-        b"deploy X\n",
-        b"deploy x now\n",
-        b"deploy x\ndeploy y\n",
-        b"deploy x\r\n",
-        b"deploy --job-mode=flush\n",
-        b"\n",
-        b"\0\0\n",
-        b"\xff\xfe\n",
-        b"GET / HTTP/1.1\r\n\r\n",
-        long.as_bytes(),
-    ] {
-        let told = order(&host, line);
-        assert_eq!(told, "refused\nbuildbtw-systemctl knows no such order\n");
+    let no_order = |line: &[u8]| {
+        assert_eq!(host.order(line), "refused\nbuildbtw-systemctl knows no such order\n");
         let records = host.take_records();
-        assert!(records.starts_with("ERROR: refused an order: \""), "{records}");
-        assert_eq!(records.lines().count(), 1, "{records}");
-        assert!(records.len() < 600, "{records}");
+        assert!(records.starts_with("ERROR: refused an order: "), "{records}");
+        assert!(records.lines().count() == 1 && records.len() < 600, "{records}");
         assert_eq!(host.take_calls(), NOT_RUN);
+        records
+    };
+    for line in
+        ["restart x\n", "deploy X\n", "deploy x\ndeploy y\n", "\n", "GET / HTTP/1.1\r\n\r\n"]
+    {
+        assert!(no_order(line.as_bytes()).contains("order: \""), "{line:?}");
     }
-}
-
-#[test]
-fn a_line_is_read_up_to_its_bound() {
-    let host = Host::new();
+    no_order(b"\xff\xfe\n");
     for (length, is_too_long) in [(MAX_ORDER, false), (MAX_ORDER + 1, true)] {
-        let line = "x".repeat(length - 1) + "\n";
-        assert!(order(&host, line).starts_with("refused\n"));
-        let records = host.take_records();
+        let records = no_order(("x".repeat(length - 1) + "\n").as_bytes());
         assert_eq!(records.contains("is too long"), is_too_long, "{length}: {records}");
     }
     // Without its end, which is not waited for.
     let begin = Instant::now();
-    assert!(order(&host, "x".repeat(MAX_ORDER * 3)).starts_with("refused\n"));
+    assert!(host.order("x".repeat(MAX_ORDER * 3)).starts_with("refused\n"));
     assert!(begin.elapsed() < Duration::from_secs(5));
 }
 
@@ -94,14 +472,14 @@ fn a_line_that_does_not_come_is_not_waited_for() {
             scope.spawn(move || {
                 let host = Host::new();
                 let begin = Instant::now();
-                assert!(order(&host, sent).starts_with("refused\n"));
+                assert!(host.order(sent).starts_with("refused\n"));
                 let waited = begin.elapsed();
                 assert!((9..12).contains(&waited.as_secs()), "{waited:?}");
                 assert!(host.take_records().contains("could not be read"));
                 // Nor is one that ends.
                 let peer = host.give(sent);
                 peer.shutdown(Shutdown::Write).expect("a socket");
-                assert_eq!(io::read_to_string(peer).expect("an outcome").lines().count(), 2);
+                assert_eq!(outcome(peer).lines().count(), 2);
                 assert!(host.take_records().contains("ends too soon"));
                 assert_eq!(host.take_calls(), NOT_RUN);
             });
@@ -109,309 +487,14 @@ fn a_line_that_does_not_come_is_not_waited_for() {
     });
 }
 
-/// Records as journalctl exports them: the invocation, if there is one, and the message.
-fn export(records: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut export = Vec::new();
-    for (invocation, message) in records {
-        export.extend(b"__CURSOR=s=1\nMESSAGE\n");
-        export.extend(message.len().to_le_bytes());
-        export.extend([message, &b"\n"[..]].concat());
-        if !invocation.is_empty() {
-            export.extend(format!("_SYSTEMD_INVOCATION_ID={invocation}\n").bytes());
-        }
-        export.push(b'\n');
-    }
-    export
-}
-
-#[test]
-fn a_failure_quotes_what_the_unit_wrote_and_nothing_in_it_can_do_harm() {
-    let journal: [(&str, &[u8]); 5] = [
-        ("cd34", b"of another start"),
-        ("ab12", b"one"),
-        ("", b"\x1b[31mred \"quoted\" \\ \xe2\x80\xae\r\xff\n"),
-        ("ef56", b"of another start"),
-        ("ab12", b"last"),
-    ];
-    let failing = || {
-        Host::new()
-            .file("bin/exit", "1\n")
-            .file("bin/stderr", "Job for buildbtw@x.service failed.\n")
-            .file("bin/show", "LoadState=loaded\nActiveState=failed\nInvocationID=ab12\n")
-            .file("bin/journal", export(&journal))
-    };
-    let host = failing();
-    let told = order(&host, "deploy x\n");
-    let quoted = "\n  its last lines:\n    one\n    \\u{1b}[31mred \"quoted\" \\ \\u{202e}\\r\u{fffd}\n    \n    last\n";
-    assert!(told.starts_with("start-failed\nrestart of buildbtw@x.service failed: "), "{told:?}");
-    assert!(told.ends_with(quoted), "{told:?}");
-    let calls = fs::read_to_string(host.root.join("bin/journalctl-calls")).expect("journalctl");
-    let calls: Vec<_> = calls.lines().collect();
-    assert_eq!(calls[0], "[--sync]");
-    let asked = "[--quiet][--no-pager][--output=cat][--output-fields=INVOCATION_ID][--lines=1]";
-    let (_, asked) = calls[1].split_once(asked).expect(calls[1]);
-    let (since, asked) = asked.split_once(']').expect(calls[1]);
-    assert!(asked.ends_with("[UNIT=buildbtw@x.service]"), "{calls:?}");
-    let fields = "[--output=export][--output-fields=MESSAGE,_SYSTEMD_INVOCATION_ID][--lines=200]";
-    let unit = "[_SYSTEMD_UNIT=buildbtw@x.service]";
-    assert_eq!(calls[2..], [format!("[--quiet][--no-pager]{fields}{since}]{unit}")]);
-    let since = since.strip_prefix("[--since=@").and_then(|since| since.parse().ok());
-    let began = UNIX_EPOCH + Duration::from_secs(since.expect("seconds"));
-    let ago = SystemTime::now().duration_since(began).expect("in the past");
-    assert!((1..60).contains(&ago.as_secs()), "{ago:?}");
-    // Where systemd recorded which start failed, that is the one, whatever the unit is at by now.
-    let host = failing().file("bin/failed-invocation", "cd34\n");
-    let told = order(&host, "deploy x\n");
-    let (_, lines) = told.split_once("its last lines:").expect("lines");
-    assert!(lines.contains("of another start") && !lines.contains("last"), "{lines}");
-
-    let host = failing().set("BUILDBTW_LOG_LINES", "2");
-    let told = order(&host, "deploy x\n");
-    assert!(told.ends_with("\n  its last lines:\n    \n    last\n"), "{told:?}");
-    let host = failing().set("BUILDBTW_LOG_LINES", "0");
-    let told = order(&host, "deploy x\n");
-    assert!(!told.contains("its last lines"), "{told:?}");
-    assert!(!host.root.join("bin/journalctl-calls").exists(), "there is nothing to look for");
-    let host = failing();
-    let long = "x".repeat(4000);
-    let host = host.file("bin/journal", export(&[("ab12", long.as_bytes()); 30]));
-    let told = order(&host, "deploy x\n");
-    assert!((7_000..10_000).contains(&told.len()), "{}", told.len());
-    let host = failing().set("BUILDBTW_LOG_LINES", "many");
-    assert_eq!(order(&host, "deploy x\n"), "failed\nBUILDBTW_LOG_LINES=many is not a number\n");
-    assert_eq!(host.take_calls(), NOT_RUN);
-}
-
-#[test]
-fn data_is_removed_only_where_the_host_says_so() {
-    let host = Host::new();
-    order(&host, "undeploy x\n");
-    assert_eq!(host.take_calls(), STOP_X);
-    let host = host.set("BUILDBTW_CLEAN", "state");
-    assert!(order(&host, "undeploy x\n").starts_with("done\n"));
-    let clean =
-        "[--no-ask-password][--job-mode=replace][--what=state][clean][--][buildbtw@x.service]";
-    assert_eq!(host.take_calls(), [STOP_X[0], clean]);
-    let host = host.set("BUILDBTW_CLEAN", "yes");
-    assert_eq!(order(&host, "undeploy x\n"), "failed\nBUILDBTW_CLEAN=yes is not \"state\"\n");
-    // A unit that has no such directory.
-    let show = "LoadState=loaded\nActiveState=inactive\nCanClean=runtime\n";
-    let host = Host::new().file("bin/show", show).set("BUILDBTW_CLEAN", "state");
-    assert!(order(&host, "undeploy x\n").starts_with("done\n"));
-    assert_eq!(host.take_calls(), STOP_X);
-    let host = Host::new().file("bin/show-fails", "").set("BUILDBTW_CLEAN", "state");
-    let told = order(&host, "undeploy x\n");
-    let why =
-        "failed\nit is undeployed, but its data is there: cannot read the state of buildbtw@x";
-    assert!(told.starts_with(why), "{told}");
-    assert_eq!(host.take_calls(), STOP_X);
-}
-
-#[test]
-fn what_is_deployed_is_noted_and_restored() {
-    let host = Host::new();
-    assert!(order(&host, "deploy x\n").starts_with("done\n"));
-    host.idle();
-    assert_eq!(host.state(), ["x"]);
-    // A first deployment that fails for good is not.
-    let host = host.file("bin/exit", "1\n").file("bin/stderr", "Job for y failed.\n");
-    assert!(order(&host, "deploy y\n").starts_with("start-failed\n"));
-    host.idle();
-    assert_eq!(host.state(), ["x"]);
-    host.take_calls();
-
-    let start =
-        "[--no-ask-password][--job-mode=replace][--no-block][start][--][buildbtw@x.service]";
-    let host = host.file("bin/exit", "0\n").file("state/No.slug", "");
-    let restored = host.run_as(ROOT_SIDE, &["--restore"]);
-    assert_eq!(restored.status.code(), Some(0), "{restored:?}");
-    assert!(String::from_utf8_lossy(&restored.stderr).contains("\"No.slug\" is not a slug"));
-    assert_eq!(host.take_calls(), [start]);
-    let host = host.file("bin/exit", "1\n").file("bin/stderr", "systemctl's words\n");
-    let restored = host.run_as(ROOT_SIDE, &["--restore"]);
-    assert_eq!(restored.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&restored.stderr);
-    assert!(said.contains("systemctl's words"), "{said}");
-    assert!(said.contains("not everything is restored: 1 failed"), "{said}");
-    assert_eq!(host.take_calls(), [start]);
-
-    // A call that is under way decides by itself.
-    let host = host.without_file("state/No.slug").file("bin/exit", "0\n").file("bin/hold", "");
-    let undeployment = host.give("undeploy x\n");
-    host.wait_for_systemctl();
-    fs::write(host.root.join("state/x"), "").expect("a note");
-    assert_eq!(host.run_as(ROOT_SIDE, &["--restore"]).status.code(), Some(0));
-    fs::remove_file(host.root.join("bin/hold")).expect("the hold");
-    assert!(io::read_to_string(undeployment).expect("an outcome").starts_with("done\n"));
-    assert_eq!(host.take_calls(), STOP_X);
-    assert!(!host.root.join("runtime/x").exists(), "nothing is left of it");
-    let host = host.without_file("state/x");
-    assert_eq!(host.run_as(ROOT_SIDE, &["--restore"]).status.code(), Some(0));
-    assert_eq!(host.take_calls(), NOT_RUN);
-}
-
-#[test]
-fn nothing_is_done_where_it_cannot_be_noted() {
-    let host = Host::new();
-    let is_refused = |line: &str| {
-        let told = order(&host, line);
-        let words = "failed\nnothing is done: cannot note what the next boot";
-        assert!(told.starts_with(words), "{told:?}");
-        assert_eq!(host.take_calls(), NOT_RUN);
-    };
-    // A note that cannot be removed, and one that cannot be made.
-    let note = host.root.join("state/x");
-    fs::create_dir(&note).expect("a directory");
-    is_refused("undeploy x\n");
-    fs::remove_dir(&note).expect("the directory");
-    fs::remove_dir(host.root.join("state")).expect("the state directory");
-    is_refused("deploy x\n");
-    assert_eq!(host.run_as(ROOT_SIDE, &["--restore"]).status.code(), Some(1));
-    fs::remove_dir_all(host.root.join("runtime")).expect("the runtime directory");
-    let told = order(&host, "deploy x\n");
-    assert!(told.starts_with("failed\nnothing is done: cannot mark the branch"), "{told:?}");
-}
-
-#[test]
-fn the_note_is_what_systemd_says_whatever_came_last() {
-    // An undeployment that ends after a deployment has made the branch active again, and the other
-    // way round: what counts is what is.
-    for (line, active, noted) in [
-        ("undeploy x\n", "activating", true),
-        ("undeploy x\n", "inactive", false),
-        ("undeploy x\n", "failed", false),
-        ("deploy x\n", "inactive", false),
-        ("deploy x\n", "active", true),
-        // Whatever stops it looks when it is done.
-        ("deploy x\n", "deactivating", true),
-        ("deploy x\n", "failed", false),
-    ] {
-        let show = format!("LoadState=loaded\nActiveState={active}\nInvocationID=1\n");
-        let host = Host::new().file("bin/show", show);
-        // Another order is running, or ended meanwhile.
-        let other = File::create(host.root.join("runtime/x")).expect("a file");
-        other.lock_shared().expect("a lock");
-        order(&host, line);
-        host.idle();
-        assert_eq!(host.state().len(), usize::from(noted), "{line:?} {active}");
-        let left = fs::read_to_string(host.root.join("runtime/x")).expect("the first line");
-        assert!(left.ends_with(&format!(" {}", line.replace(" x", ""))), "{left:?}");
-    }
-    for other in ["1 deploy\n", "1 undeploy\n"] {
-        let host = Host::new().file("bin/hold", "");
-        let peer = host.give("undeploy x\n");
-        host.wait_for_systemctl();
-        // It came later, and has ended.
-        fs::write(host.root.join("runtime/x"), other).expect("a line");
-        fs::write(host.root.join("bin/show"), "ActiveState=active\n").expect("a state");
-        fs::remove_file(host.root.join("bin/hold")).expect("the hold");
-        assert!(io::read_to_string(peer).expect("an outcome").starts_with("done\n"));
-        host.idle();
-        assert_eq!(host.state(), ["x"], "it is up");
-    }
-    // A redeployment that failed for good stays noted: the next boot is one more try.
-    let host = Host::new().file("state/x", "").file("bin/exit", "1\n");
-    let host = host.file("bin/stderr", "Job for x failed.\n");
-    order(&host, "deploy x\n");
-    host.idle();
-    assert_eq!(host.state(), ["x"]);
-    // One that systemd tries again by itself is noted, also after a first deployment that failed.
-    let show = "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\n";
-    let host = Host::new().file("bin/show", show).file("bin/exit", "1\n");
-    let host = host.file("bin/stderr", "Job for x failed.\n");
-    assert!(order(&host, "deploy x\n").starts_with("start-failed\n"));
-    host.idle();
-    assert_eq!(host.state(), ["x"]);
-}
-
-#[test]
-fn deployments_that_hang_hold_up_deployments_and_nothing_else() {
-    let host = Host::new();
-    let slots: Vec<_> = (0..64)
-        .map(|slot| {
-            File::create(host.root.join(format!("runtime/.place-{slot}"))).expect("a place")
-        })
-        .collect();
-    for slot in &slots {
-        slot.lock().expect("a lock");
-    }
-    // They wait, but not for ever.
-    let host = host.set("BUILDBTW_QUEUE_SEC", "1");
-    assert!(order(&host, "deploy x\n").starts_with("overloaded\n64 deployments are running"));
-    assert_eq!(host.take_calls(), NOT_RUN);
-    assert_eq!(host.state(), NOT_RUN);
-    let words = "64 deployments are running: nothing is done\n";
-    host.answers(deploy_x(), 503, words, NOT_RUN);
-    // Who polls need not go on.
-    host.answers(get(&format!("{STATUS}?branch=x")), 424, words, NOT_RUN);
-    let host = host.unset("BUILDBTW_QUEUE_SEC");
-    let mut waiting = [host.give("deploy y\n"), host.give("deploy z\n")];
-    assert!(order(&host, "undeploy x\n").starts_with("done\n"));
-    assert!(order(&host, "status x\n").starts_with("absent\n"));
-    assert!(order(&host, "status y\n").starts_with("running\n"));
-    // One place is enough for both, one after the other.
-    slots[63].unlock().expect("a lock");
-    for peer in &mut waiting {
-        let mut outcome = String::new();
-        peer.read_to_string(&mut outcome).expect("an outcome");
-        assert!(outcome.starts_with("done\n"), "{outcome}");
-    }
-    assert_eq!(host.take_calls().len(), 3);
-}
-
-#[test]
-fn a_systemctl_that_was_cut_off_is_not_a_failure() {
-    // systemctl's words when `systemctl daemon-reexec` closes its connection.
-    let words = "D-Bus connection terminated while waiting for jobs.\n";
-    let cut_off = |active: &str| {
-        let show = format!("LoadState=loaded\nActiveState={active}\nInvocationID=1\n");
-        Host::new().file("bin/exit", "1\n").file("bin/stderr", words).file("bin/show", show)
-    };
-    assert!(order(&cut_off("active"), "deploy x\n").starts_with("done\n"));
-    assert!(order(&cut_off("inactive"), "undeploy x\n").starts_with("done\n"));
-    assert!(order(&cut_off("failed"), "deploy x\n").starts_with("start-failed\n"));
-    assert!(order(&cut_off("active"), "undeploy x\n").starts_with("failed\n"));
-    // While its job runs, it goes on.
-    let host = cut_off("active");
-    fs::write(host.root.join("bin/show"), "ActiveState=activating\nJob=7\n").expect("a job");
-    let mut peer = host.give("deploy x\n");
-    peer.set_read_timeout(Some(Duration::from_millis(700))).expect("a timeout");
-    assert!(peer.read(&mut [0]).is_err(), "it waits");
-    fs::write(host.root.join("bin/show"), "ActiveState=failed\n").expect("no job");
-    peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    assert!(io::read_to_string(peer).expect("an outcome").starts_with("start-failed\n"));
-    // A failure in systemctl's own words is one, whatever the unit is like by then.
-    let host = cut_off("active").file("bin/stderr", "Job for buildbtw@x.service canceled.\n");
-    assert!(order(&host, "deploy x\n").starts_with("start-failed\n"));
-}
-
 #[test]
 fn the_connection_need_not_last() {
-    let host = Host::new().file("bin/hold", "");
-    let mut peer = host.give("");
-    peer.write_all(b"deploy x\n").expect("an order");
-    host.wait_for_systemctl();
-    drop(peer);
-    fs::remove_file(host.root.join("bin/hold")).expect("the hold");
+    let host = Host::new().hold(RESTART_X);
+    drop(host.give("deploy x\n"));
+    host.wait_for(RESTART_X);
+    host.release(RESTART_X);
     assert_eq!(host.take_calls(), RESTART_X);
-    assert_eq!(host.state(), ["x"]);
-}
-
-/// A deployment that pulls must find it there.
-#[test]
-fn an_undeployment_stands_whatever_ends_after_it() {
-    let host = Host::new().file("bin/hold", "").file("bin/exit", "1\n");
-    let host = host.file("bin/stderr", "Job for x canceled.\n");
-    let deployment = host.give("deploy x\n");
-    host.wait_for_systemctl();
-    let other = File::open(host.root.join("runtime/x")).expect("a file");
-    other.lock_shared().expect("a lock");
-    fs::write(host.root.join("runtime/x"), "1 undeploy\n").expect("a line");
-    fs::remove_file(host.root.join("bin/hold")).expect("the hold");
-    assert!(io::read_to_string(deployment).expect("an outcome").starts_with("start-failed\n"));
-    host.idle();
-    let left = fs::read_to_string(host.root.join("runtime/x")).expect("the first line");
-    assert!(left.ends_with(" undeploy\n") && left != "1 undeploy\n", "{left:?}");
+    assert_eq!(host.names(WANTS), "buildbtw@x.service");
 }
 
 #[test]
@@ -422,7 +505,7 @@ fn it_is_not_run_by_hand() {
         (&["--help"], "carries out one order of buildbtw-hook"),
         (&["deploy"], "it takes no argument \"deploy\""),
     ] {
-        let output = host.run_as(ROOT_SIDE, arguments);
+        let output = host.run(ROOT_SIDE, arguments);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{words}");
         assert_eq!(host.take_calls(), NOT_RUN);

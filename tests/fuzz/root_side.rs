@@ -3,39 +3,43 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::iter;
-use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
-use wait4::Wait4;
 
-use super::{MAX_TIME, Scratch, Tally, exceeds, word};
+use super::wire::Transport::Unix;
+use super::{Scratch, Sent, Tally, word};
 
 /// What there is to come of an order here, where every systemctl succeeds.
 pub const KINDS: &[&str] = &["accepted", "done", "refused"];
 
-const SHOW: &str = "LoadState=loaded\nActiveState=active\nSubState=running\nResult=success\nJob=\n\
-    InvocationID=1\nCanClean=\n";
-
-/// In place of systemctl: writes down how it was called, in the directory where it was found.
-pub fn command(name: &str, arguments: &[String]) {
+/// In place of systemctl: writes down how it was called, in the directory where it was found. A
+/// template has an instance alone.
+pub fn systemctl(arguments: &[String]) {
     let here = PathBuf::from(env::var_os("PATH").expect("a PATH"));
-    let mut calls = File::options().append(true).open(here.join("calls")).expect("a file");
-    calls.write_all(format!("{name}{arguments:?}\n").as_bytes()).expect("a call written down");
-    if arguments.iter().any(|argument| argument == "show") {
-        let stopped = fs::exists(here.join("stopped")).expect("a look");
-        print!("{}", if stopped { SHOW.replace("=active", "=inactive") } else { SHOW.to_owned() });
+    let (options, units) =
+        arguments.split_at(arguments.iter().position(|a| a == "--").expect("--") + 1);
+    let verb = &options[options.len() - 2];
+    if verb == "show" {
+        let is_stopped = fs::exists(here.join("stopped")).expect("a look");
+        let active = if is_stopped { "inactive" } else { "active" };
+        let show = |unit: &String| {
+            let is_instance = unit.starts_with("buildbtw@") && unit.ends_with(".service");
+            let (load, active) =
+                if is_instance { ("loaded", active) } else { ("not-found", "inactive") };
+            format!("LoadState={load}\nActiveState={active}\n")
+        };
+        return print!("{}", units.iter().map(show).collect::<Vec<_>>().join("\n"));
     }
-    if arguments.iter().any(|argument| argument == "stop") {
+    let mut calls = File::options().append(true).open(here.join("calls")).expect("a file");
+    calls.write_all(format!("{arguments:?}\n").as_bytes()).expect("a call written down");
+    if verb == "stop" {
         fs::write(here.join("stopped"), "").expect("a note");
     }
 }
@@ -43,39 +47,36 @@ pub fn command(name: &str, arguments: &[String]) {
 /// What must come of the bytes: a kind, and how systemctl is run, but for looks.
 fn expected(sent: &[u8]) -> (&'static str, String) {
     let refused = ("refused", String::new());
-    let Some(line) = sent.strip_suffix(b"\n").filter(|line| line.len() < 128) else {
-        return refused;
+    let line = str::from_utf8(sent).ok().and_then(|text| text.strip_suffix('\n'));
+    let Some(line) = line.filter(|line| line.len() < 128) else { return refused };
+    let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let (slug, flag) = rest.split_once(' ').map_or((rest, None), |(slug, flag)| (slug, Some(flag)));
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_slug = slug.len() < 64
+        && slug.starts_with(inner)
+        && slug.ends_with(inner)
+        && slug.chars().all(|c| inner(c) || c == '-');
+    let unit = format!("buildbtw@{slug}.service");
+    let run = |words: &[&str]| {
+        let words = [&["--no-ask-password", "--job-mode=replace"], words].concat();
+        format!("{words:?}\n")
     };
-    let (verb, rest) = match line.iter().position(|b| *b == b' ') {
-        Some(at) => (&line[..at], &line[at + 1..]),
-        None => return refused,
-    };
-    let (slug, flag) = match rest.iter().position(|b| *b == b' ') {
-        Some(at) => (&rest[..at], Some(&rest[at + 1..])),
-        None => (rest, None),
-    };
-    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let is_slug = (1..64).contains(&slug.len())
-        && slug.iter().all(|b| inner(b) || *b == b'-')
-        && slug.first().is_some_and(inner)
-        && slug.last().is_some_and(inner);
-    if !is_slug || flag.is_some_and(|flag| flag != b"async") {
-        return refused;
+    // Images are removed in the background.
+    let prune = run(&["--no-block", "restart", "--", "buildbtw-prune.service"]);
+    match (verb, flag) {
+        ("list", None) if line == verb => ("done", String::new()),
+        _ if !is_slug => refused,
+        ("deploy", None) => ("done", run(&["restart", "--", &unit]) + &prune),
+        ("deploy", Some("async")) => ("accepted", run(&["restart", "--", &unit]) + &prune),
+        ("undeploy", None) => ("done", run(&["stop", "--", &unit]) + &prune),
+        ("expire", None) => ("done", prune),
+        ("status", None) => ("done", String::new()),
+        _ => refused,
     }
-    let job = match verb {
-        b"deploy" => "restart",
-        b"undeploy" => "stop",
-        b"status" => return ("done", String::new()),
-        _ => return refused,
-    };
-    let unit = format!("buildbtw@{}.service", String::from_utf8_lossy(slug));
-    let call =
-        format!("systemctl{:?}\n", ["--no-ask-password", "--job-mode=replace", job, "--", &unit]);
-    (if flag.is_some() { "accepted" } else { "done" }, call)
 }
 
 /// What words of an order are spoilt with; `|` is between them.
-const WORDS: &str = "deploy|undeploy|status|restart|start|stop|kill|freeze|clean|DEPLOY|async|now|\
+const WORDS: &str = "deploy|undeploy|expire|status|list|restart|start|stop|kill|freeze|clean|DEPLOY|async|now|\
     --job-mode=flush|--now|--|-|--what=state|x|main|X|a b|../x|x.service|x@y|%i|$(id)|;id|`id`|\
     ||  | |\t|\r|\n|\r\n|\n\n|\0|\x7f|\u{e9}|\u{212a}|*|?|~|\"x\"|'x'|\\|\\x2d|/|:|=|,|#";
 
@@ -89,11 +90,13 @@ fn bytes(rng: &mut Rng) -> Vec<u8> {
         2 => "1--2".to_owned(),
         _ => "x".to_owned(),
     };
-    let verb = rng.choice(["deploy", "undeploy", "status"]).unwrap_or_default();
-    let mut words = vec![verb.to_owned(), slug];
-    if rng.bool() {
-        words.push("async".to_owned());
-    }
+    let verb = rng.choice(["deploy", "undeploy", "expire", "status", "list"]).unwrap_or_default();
+    let mut words = vec![verb.to_owned(), slug, "async".to_owned()];
+    words.truncate(match (verb, rng.u8(..8)) {
+        ("list", 1..) => 1,
+        ("deploy", 0..4) | (_, 0) => 3,
+        _ => 2,
+    });
     match rng.u8(..10) {
         0 => {
             let len = rng.usize(..300);
@@ -129,99 +132,43 @@ fn bytes(rng: &mut Rng) -> Vec<u8> {
 }
 
 /// Runs the executable on one input after another.
-pub fn fuzz(name: usize, inputs: impl Iterator<Item = (Rng, usize)>, tally: &Mutex<Tally>) {
-    let mut host = Host::new(name).expect("a host");
+pub fn fuzz(name: usize, inputs: &mut dyn Iterator<Item = (Rng, usize)>, tally: &Mutex<Tally>) {
+    let mut host = Scratch::new("root", name).expect("a host");
+    symlink(env::current_exe().expect("a path"), host.root.join("systemctl")).expect("a link");
+    fs::create_dir_all(host.root.join("run/buildbtw-systemctl")).expect("a directory");
+    let marks = host.root.join("var/lib/buildbtw-hook");
     for (mut rng, k) in inputs {
-        let sent = bytes(&mut rng);
-        let cut = rng.usize(..=sent.len());
+        fs::create_dir_all(&marks).expect("a directory");
+        let bytes = bytes(&mut rng);
+        let cut = rng.usize(..=bytes.len());
         let pause = Duration::from_micros(rng.choice([0, 0, 0, 300]).unwrap_or_default());
-        let (kind, calls) = host.serve(&sent, cut, pause, k, tally).expect("a process");
-        let (kind_expected, calls_expected) = expected(&sent);
-        // The bytes after the line may come when the order has been read already.
-        let first_line = sent.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
-        let is_read_early = cut >= first_line && cut < sent.len() && first_line > 0;
-        let early = expected(&sent[..first_line]);
-        let holds = (kind == kind_expected && calls == calls_expected)
-            || (is_read_early && kind == early.0 && calls == early.1);
-        assert!(
-            holds,
-            "root side, input {k}: {kind:?}, expected {kind_expected:?} for b\"{}\", cut at {cut}\n\
-             {calls}\nexpected:\n{calls_expected}",
-            sent.escape_ascii()
-        );
-    }
-}
-
-struct Host(Scratch);
-
-impl Host {
-    fn new(name: usize) -> io::Result<Self> {
-        let host = Scratch::new("root", name)?;
-        for directory in ["state", "runtime"] {
-            fs::create_dir_all(host.root.join(directory))?;
-        }
-        for command in ["systemctl", "journalctl"] {
-            symlink(env::current_exe()?, host.root.join(command))?;
-        }
-        Ok(Self(host))
-    }
-
-    /// The kind of outcome, and how systemctl was run.
-    fn serve(
-        &mut self,
-        sent: &[u8],
-        cut: usize,
-        pause: Duration,
-        k: usize,
-        tally: &Mutex<Tally>,
-    ) -> io::Result<(String, String)> {
-        let begin = Instant::now();
-        let (mut peer, its) = UnixStream::pair()?;
-        peer.set_read_timeout(Some(MAX_TIME))?;
-        peer.set_write_timeout(Some(MAX_TIME))?;
+        let sent = Sent { bytes, cuts: vec![cut], pause, transport: Unix, ends: true, reads: true };
         let mut command = Command::new(env!("CARGO_BIN_EXE_buildbtw-systemctl"));
-        command.env_clear().env("PATH", &self.0.root);
-        command.env("STATE_DIRECTORY", self.0.root.join("state"));
-        command.env("RUNTIME_DIRECTORY", self.0.root.join("runtime"));
-        command.stdin(OwnedFd::from(its)).stderr(self.0.records.try_clone()?);
-        let mut child = command.spawn()?;
-        drop(command);
-        // It need not read to the end of what it refuses.
-        let _ = peer.write_all(&sent[..cut]);
-        thread::sleep(pause);
-        let _ = peer.write_all(&sent[cut..]);
-        let _ = peer.shutdown(Shutdown::Write);
-        let mut outcome = Vec::new();
-        // A reset where it was not read to the end.
-        let _ = peer.read_to_end(&mut outcome);
-        let used = child.wait4()?;
-        let time = begin.elapsed();
-        let [calls, records] = self.0.take()?;
-        let _ = fs::remove_file(self.0.root.join("stopped"));
-        let outcome = String::from_utf8_lossy(&outcome).into_owned();
-        let is_refused = records.starts_with("ERROR: refused an order: ");
-        let kind = match outcome.split_once('\n') {
-            // The outcome of what is refused may be lost in a reset; its record is not.
-            _ if is_refused => "refused".to_owned(),
-            Some((kind, _)) => kind.to_owned(),
-            None => String::new(),
-        };
-        let fault = [
-            ("it did not end well", used.status.success()),
-            ("it took too much", !exceeds(&used, time)),
-            ("it recorded something else", records.lines().count() == usize::from(is_refused)),
-            ("it said too much", outcome.len() < 1000 && records.len() < 1000),
-        ]
-        .into_iter()
-        .find_map(|(fault, holds)| (!holds).then_some(fault));
-        let calls: String =
-            calls.split_inclusive('\n').filter(|line| !line.contains(r#""show""#)).collect();
+        command.env_clear().env("PATH", &host.root).env("BUILDBTW_ROOT", &host.root);
+        let ended = host.run(command, &sent).expect("a process");
+        // Those that are not there are of no concern.
+        let _ = fs::remove_file(host.root.join("stopped"));
+        let _ = fs::remove_dir_all(host.root.join("etc"));
+        fs::remove_dir_all(&marks).expect("the marks");
+
+        // The outcome of what is refused may be lost in a reset; its record is not.
+        let is_refused = ended.record.starts_with("ERROR: refused an order: ");
+        let answer = String::from_utf8_lossy(&ended.answer);
+        let kind =
+            if is_refused { "refused" } else { answer.split('\n').next().unwrap_or_default() };
+        let is = |expected: (&str, String)| kind == expected.0 && ended.calls == expected.1;
+        // The bytes after the line may come when the order has been read already.
+        let line = sent.bytes.iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let is_read_early = line > 0 && (line..sent.bytes.len()).contains(&cut);
+        let holds = is(expected(&sent.bytes)) || is_read_early && is(expected(&sent.bytes[..line]));
+        let is_recorded = ended.record.lines().count() == usize::from(is_refused);
+        let is_short = answer.len() < 1000 && ended.record.len() < 1000;
+        let fault = ended.fault();
         assert!(
-            fault.is_none(),
-            "root side, input {k}: {fault:?} for b\"{}\": {used:?} {time:?}\n{outcome}\n{records}",
-            sent.escape_ascii()
+            holds && is_recorded && is_short && fault.is_none(),
+            "root side, input {k}: {sent}\n{fault:?}, expected {:?}\n{ended:#?}",
+            expected(&sent.bytes)
         );
-        tally.lock().expect("a tally").count(kind.clone(), &used, time, &calls);
-        Ok((kind, calls))
+        tally.lock().expect("a tally").count(kind, &ended);
     }
 }

@@ -22,6 +22,7 @@ TEMPLATE = Path("/etc/containers/systemd/buildbtw@.container")
 SOCKET = "/run/buildbtw-hook.sock"
 STATE = Path("/var/lib/buildbtw-hook")
 RUNTIME = Path("/run/buildbtw-systemctl")
+WANTS = Path("/etc/systemd/system/buildbtw.target.wants")
 RECORDER = Path("/usr/local/sbin/systemctl")
 USER = "buildbtw-hook"
 TRANSPORTS = ["tcp", "unix"]
@@ -201,14 +202,23 @@ def forget_branches():
     systemctl("stop", "buildbtw@*.socket")
     systemctl("stop", "buildbtw@*.service", "buildbtw-pull@*.service", "buildbtw-proxy@*.service")
     systemctl("reset-failed", "buildbtw*@*")
-    for file in [*STATE.glob("*"), *RUNTIME.glob("[0-9a-z]*")]:
+    for file in [*STATE.glob("*"), *RUNTIME.glob("*"), *WANTS.glob("*")]:
         file.unlink(missing_ok=True)
 
 
 def noted():
     """The branches that a reboot would bring back, once every order has been carried out."""
     idle()
-    return sorted(file.name for file in STATE.iterdir())
+    return sorted(file.stem.removeprefix("buildbtw@") for file in WANTS.iterdir()) if WANTS.exists() else []
+
+
+def boot():
+    """What a boot does: nothing runs, and then what is wanted is started."""
+    idle()
+    systemctl("stop", "buildbtw.target", "buildbtw@*.service")
+    systemctl("daemon-reload")
+    systemctl("start", "buildbtw.target")
+    until(lambda: "activating" not in {state(branch) for branch in noted()})
 
 
 def host_state():
@@ -282,6 +292,7 @@ def files(texts):
     for file, text in texts.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
+        file.chmod(0o755 if text.startswith("#!") else 0o644)
     systemctl("daemon-reload")
     try:
         yield
@@ -355,12 +366,14 @@ def held(branch, command="ExecStartPre"):
 
 
 # What a branch of buildbtw's own template is made of, beside the Quadlet.
-TEMPLATES = ["buildbtw@.socket", "buildbtw-proxy@.service", "buildbtw-pull@.service", "buildbtw.slice"]
+TEMPLATES = ["buildbtw@.socket", "buildbtw-proxy@.service", "buildbtw-pull@.service", "buildbtw-pull"]
+TEMPLATES += ["buildbtw-prune.service", "buildbtw-prune", "buildbtw.slice"]
 
 
 def shipped(*names):
     """The templates that are shipped, by the path where a host has them."""
-    return {Path(f"/etc/systemd/system/{name}"): Path(f"/src/systemd/{name}").read_text() for name in names}
+    places = {name: "/etc/systemd/system" if "." in name else "/usr/local/lib/buildbtw" for name in names}
+    return {Path(f"{place}/{name}"): Path(f"/src/systemd/{name}").read_text() for name, place in places.items()}
 
 
 def review_host():
@@ -445,7 +458,7 @@ class Journal:
 RECORDING = """\
 #!/bin/sh
 case "$*" in
-    *' show '*) ;;
+    *' show '* | *buildbtw-prune*) ;;
     *--job-mode=replace*) printf '%s\\n' "$*" >>{log} ;;
 esac
 exec /usr/bin/systemctl "$@"

@@ -42,7 +42,7 @@ ATTEMPTS = {
     "memfd_create": (EPERM, "done"),
     "execveat": (EPERM, ENOENT),
     "execve_shell": (ENOENT, ""),
-    "forked": ("done", "done"),
+    "forked": (EPERM, "done"),
     "ended_child": (EPERM, "done"),
     "kill_everyone": (EPERM, "done"),
     "ptrace": (EPERM, "done"),
@@ -138,6 +138,8 @@ def test_orders(jobs):
     for order, outcome, job in [
         ("deploy feature-x", "done", [("restart", UNIT)]),
         ("status feature-x", "done", []),
+        ("expire feature-x", "done", []),
+        ("list", "done", []),
         ("undeploy feature-x", "done", [("stop", UNIT)]),
         ("deploy main async", "accepted", [("restart", "buildbtw@main.service")]),
     ]:
@@ -156,6 +158,7 @@ def test_orders(jobs):
         "deploy --job-mode=flush",
         "deploy feature-x.service",
         "deploy ../feature-x",
+        "list feature-x",
         "deploy FEATURE-X",
         "freeze feature-x",
         "deploy feature-x\\nundeploy feature-x",
@@ -344,7 +347,7 @@ def test_no_command_of_its_user(command, template, request):
     [
         host.STATE / "feature-x",
         host.RUNTIME / "feature-x",
-        host.RUNTIME / ".queue",
+        host.WANTS / "buildbtw@feature-x.service",
         "/etc/containers/systemd/evil.container",
         "/etc/systemd/system/evil.service",
         "/run/systemd/transient/evil.service",

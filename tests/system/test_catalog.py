@@ -45,7 +45,7 @@ def test_no_template(no_template, journal):
 
 @pytest.mark.parametrize("options", [[], ["--header", "Prefer: respond-async"]])
 def test_a_branch_that_did_not_start(options, journal):
-    assert host.deploy("nosuch", *options).status == (202 if options else 500)
+    assert host.deploy("nosuch", *options).status == (202 if options else 424)
     text = explained(journal, "05a5b59d1eaf4cdf8151b03d583fc1d0")
     assert "Branch nosuch did not start" in text
     assert "journalctl -u buildbtw@nosuch.service -n 50" in text

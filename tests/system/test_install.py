@@ -22,12 +22,15 @@ FILES = {
     "/usr/local/lib/buildbtw-hook/root/dev/null": 0o644,
     "/usr/local/lib/buildbtw-hook/root/usr/local/bin/buildbtw-hook": 0o755,
     "/usr/local/lib/systemd/catalog/buildbtw-hook.catalog": 0o644,
-    "/usr/local/lib/systemd/system/buildbtw-hook-restore.service": 0o644,
+    "/usr/local/lib/buildbtw-hook/buildbtw-hook-expire": 0o755,
+    "/usr/local/lib/systemd/system/buildbtw-hook-expire.service": 0o644,
+    "/usr/local/lib/systemd/system/buildbtw-hook-expire.timer": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook-token.service": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook.socket": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-hook@.service": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-systemctl.socket": 0o644,
     "/usr/local/lib/systemd/system/buildbtw-systemctl@.service": 0o644,
+    "/usr/local/lib/systemd/system/buildbtw.target": 0o644,
     "/usr/local/lib/sysusers.d/buildbtw-hook.conf": 0o644,
     "/usr/local/lib/tmpfiles.d/buildbtw-hook.conf": 0o644,
     "/usr/local/share/man/man8/buildbtw-hook.8": 0o644,
@@ -39,7 +42,7 @@ EXAMPLES = [
     "buildbtw-proxy@.service.conf",
     "buildbtw-prune",
     "buildbtw-prune.service",
-    "buildbtw-prune.timer",
+    "buildbtw-pull",
     "buildbtw-pull@.service",
     "buildbtw-systemctl@.service.conf",
     "buildbtw.slice",
@@ -47,14 +50,15 @@ EXAMPLES = [
     "buildbtw@.container.conf",
     "buildbtw@.socket",
 ]
+SCRIPTS = ["buildbtw-prune", "buildbtw-pull"]
 FILES |= {
-    f"/usr/local/share/doc/buildbtw-hook/examples/{name}": 0o755 if name == "buildbtw-prune" else 0o644
+    f"/usr/local/share/doc/buildbtw-hook/examples/{name}": 0o755 if name in SCRIPTS else 0o644
     for name in EXAMPLES
 }
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # What it makes of the host besides.
 MADE = {
-    "/etc/systemd/system/multi-user.target.wants/buildbtw-hook-restore.service",
+    "/etc/systemd/system/multi-user.target.wants/buildbtw.target",
     "/etc/systemd/system/sockets.target.wants/buildbtw-hook.socket",
     "/etc/systemd/system/sockets.target.wants/buildbtw-systemctl.socket",
     "/run/buildbtw-hook.sock",
@@ -140,28 +144,6 @@ def test_upgrade_of_the_socket(tree, reinstalled):
     (line,) = re.findall("(?m)^curl .*", result.stdout)
     assert "http://127.0.0.1:9001/" in line
     assert run("sh", "-c", f"{line} --silent").stdout.startswith("branch main is deployed")
-
-
-def test_upgrade_from_version_0_1(token_file):
-    """What the hook's user owned is root's, what it could have put there is gone, and so is polkit's rule."""
-    rules = Path("/etc/polkit-1/rules.d/50-buildbtw-hook.rules")
-    rules.write_text("// allows more than it says\n")
-    old = Path("/usr/local/lib/buildbtw-hook/usr")
-    old.mkdir()
-    token_file.write_text("secret\ntwo words\n")
-    script = f"cd {host.STATE} && touch main && mkdir feature-x && mkfifo queue && ln -s /etc/shadow evil"
-    shutil.chown(host.STATE, host.USER, host.USER)
-    identity = [f"--reuid={host.USER}", f"--regid={host.USER}", "--init-groups"]
-    assert run("setpriv", *identity, "sh", "-c", script).returncode == 0
-
-    result = run(INSTALL)
-    assert result.returncode == 0, result.stdout
-    assert "has a line of two words" in result.stdout
-    assert not rules.exists()
-    assert not old.exists()
-    assert [(file.name, file.owner()) for file in host.STATE.iterdir()] == [("main", "root")]
-    assert (host.STATE.owner(), oct(host.STATE.stat().st_mode)) == ("root", "0o40700")
-    assert "two words" not in run(INSTALL).stdout, "said once"
 
 
 def test_the_line_it_prints_works():

@@ -10,7 +10,7 @@ from host import deploy, undeploy, visit
 
 BRANCH = "feature-x"
 SERVICE = f"buildbtw@{BRANCH}.service"
-FAILED = 500
+FAILED = 424
 OWN_SOCKET = f"/run/buildbtw-instance/{BRANCH}/http.sock"
 
 pytestmark = [pytest.mark.each_suite, pytest.mark.usefixtures("review_host")]

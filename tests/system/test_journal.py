@@ -30,11 +30,11 @@ def fields(record):
         ("/hooks/deploy-branch?branch=main", [], ("deploy-branch", "main", "200", NOTICE)),
         ("/hooks/undeploy-branch?branch=main", [], ("undeploy-branch", "main", "200", NOTICE)),
         (
-            "/hooks/undeploy-branch?branch=main",
+            "/hooks/deploy-branch?branch=main",
             ["--header", "Prefer: respond-async"],
-            ("undeploy-branch", "main", "202", NOTICE),
+            ("deploy-branch", "main", "202", NOTICE),
         ),
-        ("/hooks/deploy-branch?branch=nosuch", [], ("deploy-branch", "nosuch", "500", ERROR)),
+        ("/hooks/deploy-branch?branch=nosuch", [], ("deploy-branch", "nosuch", "424", ERROR)),
         ("/hooks/deploy-branch?branch=No", [], ("deploy-branch", None, "400", NOTICE)),
         ("/hooks/deploy-branch", [], ("deploy-branch", None, "400", NOTICE)),
         ("/hooks/other", [], (None, None, "404", NOTICE)),
@@ -152,7 +152,7 @@ def test_the_token_is_nowhere(journal, token_file):
         host.exchange("tcp", host.request(path, f"Authorization:\n Bearer {first}")),
         curl("unix", "/hooks/deploy-branch?branch=nosuch", *bearer(first)),
     ]
-    expected = [200, 200, 404, 401, 401, 400, 401, 405, 413, 431, 400, 400, 400, 500]
+    expected = [200, 200, 404, 401, 401, 400, 401, 405, 413, 431, 400, 400, 400, 424]
     assert [answer.status for answer in answers] == expected
 
     # And while a call is under way.

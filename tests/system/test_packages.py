@@ -1,4 +1,4 @@
-"""The packages of Debian and Arch: installed, upgraded during calls, removed, and beside systemd/install."""
+"""The packages of Debian and Arch: installed, upgraded during calls, removed, and not beside systemd/install."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from host import run
 PACKAGES = Path("/src/target/package")
 INSTALL = test_install.INSTALL
 FILES = {path.replace("/usr/local", "/usr"): mode for path, mode in test_install.FILES.items()}
-UNITS = ["buildbtw-systemctl.socket", "buildbtw-hook.socket", "buildbtw-hook-restore.service"]
+UNITS = ["buildbtw-systemctl.socket", "buildbtw-hook.socket", "buildbtw.target"]
 TEMPLATES = ["buildbtw-hook@.service", "buildbtw-systemctl@.service"]
 
 PACMAN_CONF = Path("/run/pacman.conf")
@@ -61,6 +61,13 @@ class Debian:
         return output + succeed("dpkg", "--configure", "buildbtw-hook")
 
     @staticmethod
+    def refused(file):
+        """What it says instead of being installed."""
+        result = run("dpkg", "--install", file)
+        assert result.returncode == 1
+        return result.stdout
+
+    @staticmethod
     def start(output):
         """A package of Debian starts what it brings."""
 
@@ -103,6 +110,11 @@ class Arch:
         # No dependency of it is a package of pacman's here.
         return succeed("pacman", "--config", PACMAN_CONF, "-Udd", "--noconfirm", file)
 
+    @classmethod
+    def refused(cls, file):
+        """pacman does not listen to a package; what that says."""
+        return cls.install(file)
+
     @staticmethod
     def start(output):
         """A package of Arch says how to."""
@@ -121,7 +133,8 @@ class Arch:
     def forget():
         """As the removal says, by hand."""
         shutil.rmtree("/etc/buildbtw-hook")
-        shutil.rmtree(host.STATE)
+        for directory in (host.STATE, host.WANTS):
+            shutil.rmtree(directory)
 
     @staticmethod
     def files():
@@ -220,7 +233,6 @@ def test_life(bare, tmp_path):
     assert oct(host.TOKEN_FILE.stat().st_mode) == "0o100600"
     assert str(host.TOKEN_FILE) not in listed
     assert host.call("tcp", "/hooks/deploy-branch?branch=main").status == 200
-    assert host.state_of("buildbtw-hook-restore.service") == "inactive"
     for unit in UNITS:
         assert run("systemctl", "is-enabled", unit).stdout == "enabled\n"
     assert host.host_state() == "running"
@@ -284,59 +296,14 @@ def test_an_upgrade_that_changes_an_address(bare, tmp_path):
     assert run("curl", "--silent", "http://127.0.0.1:9001/").returncode == 0
 
 
-def assert_in_force(library):
-    """The units of this directory are, and the next boot starts them."""
-    for unit in UNITS:
-        (path,) = host.unit(unit, "FragmentPath").values()
-        assert path == f"{library}/systemd/system/{unit}"
-        assert run("systemctl", "is-enabled", unit).stdout == "enabled\n"
-    assert host.host_state() == "running"
-
-
-def test_from_systemd_install_and_back(package):
-    token, containers = host.token(), deployed()
-    sockets = [host.unit(unit, "InvocationID") for unit in UNITS]
-    with callers() as told:
-        output = package.install(package.file)
-        for unit in UNITS:
-            assert f"/usr/local/lib/systemd/system/{unit} is in force" in output
-        refused = run(INSTALL)
-        assert refused.returncode == 1
-        assert "a package is installed" in refused.stdout
-        refused = run("env", "PREFIX=/usr", INSTALL, "--uninstall")
-        assert refused.returncode == 1
-        assert "remove the package" in refused.stdout
-        more_answers(told, 8)
-        succeed(INSTALL, "--uninstall")
-        more_answers(told, 8)
-    assert set(told) == {200}, [each for each in told if each != 200]
-    assert [host.unit(unit, "InvocationID") for unit in UNITS] == sockets
-    assert_in_force("/usr/lib")
-    assert run("getent", "passwd", host.USER).returncode == 0
-    assert not [path for path in test_install.FILES if Path(path).exists()]
-    assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])
-
-    package.remove()
-    succeed(INSTALL)
+def test_beside_systemd_install(package):
+    """Each refuses to come beside the other, or says what to do."""
+    output = package.refused(package.file)
+    assert "un 'systemd/install --uninstall' of the source first" in output
     package.purge()
-    assert_in_force("/usr/local/lib")
-    assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])
-    assert host.undeploy("main").status == 200
-
-
-def test_it_comes_and_goes_beside_systemd_install(package):
-    """Which is in force all the time."""
-    token, containers = host.token(), deployed()
-    sockets = [host.unit(unit, "InvocationID") for unit in UNITS]
-    with callers() as told:
-        for _ in range(2):
-            more_answers(told, 4)
-            package.install(package.file)
-        more_answers(told, 4)
-        package.remove()
-        package.purge()
-        more_answers(told, 8)
-    assert set(told) == {200}, [each for each in told if each != 200]
-    assert [host.unit(unit, "InvocationID") for unit in UNITS] == sockets
-    assert_in_force("/usr/local/lib")
-    assert (host.token(), running(), host.noted()) == (token, containers, ["feature-x", "main"])
+    succeed(INSTALL, "--uninstall")
+    package.start(package.install(package.file))
+    for arguments in ([], ["--uninstall"]):
+        refused = run(INSTALL, *arguments)
+        assert refused.returncode == 1
+        assert "a package is installed, use that: " in refused.stdout

@@ -188,85 +188,10 @@ def test_a_reboot():
     # What a reboot leaves of it.
     host.systemctl("stop", f"buildbtw@{BRANCH}.socket", SERVICE)
     is_told_at_once(404)
-    host.systemctl("start", "buildbtw-hook-restore.service")
+    host.boot()
     # It is there before it is nginx's to open.
     host.until(lambda: host.state_of(f"buildbtw@{BRANCH}.socket") == "active")
     assert visit(BRANCH).status == 200, "who comes before the container waits for it"
     host.until(lambda: branch_status() == 200)
 
 
-# --- Images of undeployed branches
-
-
-def images():
-    """The names of the images that the host has."""
-    return host.run("podman", "images", "--format={{.Repository}}:{{.Tag}}").stdout.split()
-
-
-@pytest.fixture
-def prune():
-    """What the timer starts, as it is installed."""
-    units = host.shipped("buildbtw-prune.service", "buildbtw-prune.timer")
-    script = {Path("/usr/local/lib/buildbtw/buildbtw-prune"): Path("/src/systemd/buildbtw-prune").read_text()}
-    with host.files(units | script):
-        next(iter(script)).chmod(0o755)
-        yield lambda: host.systemctl("start", "buildbtw-prune.service")
-
-
-def test_images_of_undeployed_branches_are_pruned(prune):
-    assert host.run("podman", "rmi", "--all", "--force").returncode == 0
-    for branch in ["other", "stopped", "gone", "recent", "by-hand"]:
-        push(f"of-{branch}", branch=branch)
-        assert deploy(branch).status == 200
-    for branch in ["gone", "recent", "by-hand"]:
-        assert undeploy(branch).status == 200
-    host.systemctl("start", "buildbtw@by-hand.service")
-    # Deployed, but no container has its image.
-    host.systemctl("stop", "buildbtw@stopped.service")
-    prune()
-    marks = Path("/var/lib/buildbtw-prune")
-    assert sorted(each.name for each in marks.iterdir()) == ["gone", "recent"]
-    for branch, days in [("gone", 7.1), ("recent", 6.9), ("other", 8), ("stopped", 8), ("by-hand", 8)]:
-        host.run("touch", f"--date=@{time.time() - days * 86400:.0f}", str(marks / branch))
-    prune()
-    left = {name.rpartition(":")[2] for name in images()}
-    assert left == {"other", "stopped", "recent", "by-hand"}
-    # It is counted from the last time that the branch was undeployed.
-    assert deploy("recent").status == 200
-    prune()
-    host.systemctl("stop", "buildbtw@by-hand.service")
-    assert list(marks.iterdir()) == []
-    with host.drop_in("buildbtw-prune.service", "[Unit]\nConditionPathIsDirectory=/nonexistent\n"):
-        for branch in ["recent", "other", "stopped"]:
-            assert undeploy(branch).status == 200
-        prune()
-    assert list(marks.iterdir()) == [], "nothing without the notes"
-    assert deploy("gone").status == 200, "it is pulled again"
-
-
-def test_what_was_replaced_is_pruned(prune):
-    for version in ["replaced", "newer"]:
-        push(version)
-        assert deploy(BRANCH).status == 200
-    assert "<none>:<none>" in images()
-    prune()
-    assert "<none>:<none>" in images(), "for as long as any other"
-    with host.drop_in("buildbtw-prune.service", "[Service]\nEnvironment=BUILDBTW_PRUNE_DAYS=0\n"):
-        prune()
-    assert "<none>:<none>" not in images()
-    assert visit(BRANCH).status == 200
-
-
-def test_a_deployment_waits_for_the_images_to_be_looked_through(prune):
-    gate = Path("/run/gate-prune")
-    text = f"[Service]\nExecStartPost=/bin/sh -c 'until [ -e {gate} ]; do sleep 0.05; done'\n"
-    push("v1")
-    with host.drop_in("buildbtw-prune.service", text):
-        host.systemctl("start", "--no-block", "buildbtw-prune.service")
-        host.until(lambda: host.state_of("buildbtw-prune.service") == "activating")
-        with host.in_background(lambda: deploy(BRANCH)) as deployment:
-            host.until(lambda: host.unit(f"buildbtw-pull@{BRANCH}.service", "Job")["Job"])
-            assert host.state_of(f"buildbtw-pull@{BRANCH}.service") == "inactive"
-            gate.touch()
-            assert deployment.result().status == 200
-    gate.unlink()

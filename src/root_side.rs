@@ -1,4 +1,4 @@
-//! The client of `buildbtw-systemctl`, which carries out orders: one connection, one order, one outcome.
+//! The hook's side of the boundary: one connection to `buildbtw-systemctl`, one order, one outcome.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -11,11 +11,12 @@ use buildbtw_hook::order::{Kind, MAX_OUTCOME, Order, Outcome};
 /// Gives an order, and waits for its outcome at most this long. Where none comes, it
 /// returns an outcome that says so.
 pub fn carry_out(order: &Order, socket: &Path, wait: Duration) -> Outcome {
-    let unit = order.branch.unit();
+    let what = order.to_string();
+    let what = what.trim_end();
     match exchange(order, socket, wait) {
         Ok(message) => message.parse().unwrap_or_else(|_| {
             let text = format!(
-                "no outcome came back for {unit}: branch-status tells what came of it; \
+                "no outcome came back for \"{what}\": branch-status tells what came of it; \
                  the journal of buildbtw-systemctl may say why"
             );
             Outcome::new(Kind::Running, text)
@@ -23,17 +24,18 @@ pub fn carry_out(order: &Order, socket: &Path, wait: Duration) -> Outcome {
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             let seconds = wait.as_secs();
             let text = format!(
-                "{unit} is not ready after {seconds} s; the job goes on: branch-status tells the outcome"
+                "\"{what}\" is not done after {seconds} s and goes on: do not repeat it, \
+                 branch-status tells the outcome"
             );
             Outcome::new(Kind::Running, text)
         }
         Err(error) => {
             let text = format!(
-                "the order for {unit} could not be given: {}: {error}; \
+                "the order \"{what}\" could not be given: {}: {error}; \
                  an operator may have to run: systemctl start buildbtw-systemctl.socket",
                 socket.display()
             );
-            Outcome::new(Kind::Overloaded, text)
+            Outcome::new(Kind::Unreachable, text)
         }
     }
 }

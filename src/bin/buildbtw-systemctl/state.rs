@@ -1,0 +1,286 @@
+//! What is kept of a branch, each fact in one place: the newest order for it (a mark, locked while the
+//! order runs), that it is being started or stopped (a turn, a lock), that the next boot is to start it
+//! (a symlink), and the image that was pulled for it.
+//!
+//! The kernel releases a lock when its process ends, so a mark that has no outcome and is not locked is
+//! an order that was cut off, also after a reboot.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+use buildbtw_hook::branch::Branch;
+use buildbtw_hook::order::{Kind, Outcome, Verb};
+
+use crate::host::Host;
+
+/// The newest order for a branch: the verb, the image that runs, and the outcome once there is one.
+/// A newer order puts a file of its own in its place.
+pub struct Mark<'a> {
+    host: &'a Host,
+    branch: &'a Branch,
+    file: File,
+    verb: Verb,
+    pub image: String,
+}
+
+impl<'a> Mark<'a> {
+    /// Marks the branch.
+    ///
+    /// # Errors
+    ///
+    /// Fails where that cannot be written, and then nothing is changed.
+    pub fn begin(host: &'a Host, branch: &'a Branch, verb: Verb) -> Result<Self, String> {
+        let new = temporary(&host.marks);
+        let begin = || {
+            let file = File::create(&new)?;
+            // Nobody else knows it yet.
+            file.lock()?;
+            let image = Last::of(host, branch).map(|last| last.image).unwrap_or_default();
+            let mark = Self { host, branch, file, verb, image };
+            mark.write("")?;
+            // A power failure cuts it off, too.
+            mark.file.sync_all()?;
+            let _moment = lock(&host.marks)?;
+            fs::rename(&new, host.marks.join(branch.as_str()))?;
+            Ok(mark)
+        };
+        begin().map_err(|error| {
+            let _ = fs::remove_file(&new);
+            not_done("mark the branch", &error)
+        })
+    }
+
+    /// Whether an undeployment came after it.
+    pub fn is_undeployed(&self) -> bool {
+        let last = || Last::of(self.host, self.branch);
+        !self.is_newest() && last().is_none_or(|last| last.verb != Verb::Deploy.as_str())
+    }
+
+    /// Ends it with its outcome, for the status. What is undeployed needs none.
+    pub fn end(self, outcome: &Outcome) {
+        // An error here makes branch-status less precise, no more.
+        let _ = if self.verb == Verb::Undeploy && outcome.kind == Kind::Done {
+            self.remove()
+        } else {
+            self.write(&outcome.to_string())
+        };
+    }
+
+    fn remove(&self) -> io::Result<()> {
+        // No newer order takes its place meanwhile.
+        let _moment = lock(&self.host.marks)?;
+        if self.is_newest() {
+            remove(&self.host.marks.join(self.branch.as_str())).map(drop)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn is_newest(&self) -> bool {
+        is_linked(&self.file)
+    }
+
+    fn write(&self, outcome: &str) -> io::Result<()> {
+        overwrite(&self.file, &format!("{}\n{}\n{outcome}", self.verb.as_str(), self.image))
+    }
+}
+
+/// The newest order for a branch, as others see it.
+pub struct Last {
+    verb: String,
+    pub image: String,
+    /// Whether its process lives.
+    pub is_running: bool,
+    /// `None` while it runs, and where it was cut off.
+    pub outcome: Option<Outcome>,
+}
+
+impl Last {
+    pub fn of(host: &Host, branch: &Branch) -> Option<Self> {
+        let file = File::open(host.marks.join(branch.as_str())).ok()?;
+        let is_running = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        let text = io::read_to_string(file).ok()?;
+        let mut parts = text.splitn(3, '\n').map(str::to_owned);
+        let mut part = || parts.next().unwrap_or_default();
+        Some(Self { verb: part(), image: part(), is_running, outcome: part().parse().ok() })
+    }
+}
+
+/// What an undeployment notes in a turn, in place of the image that is being started.
+const LEAVE: &str = "leave";
+/// How long a deployment leaves a turn to an undeployment that waits for it; longer than that waits.
+const LEAVING: Duration = Duration::from_millis(100);
+
+/// A lock on the branch. Deployments share it from when they look whether the branch is undeployed until
+/// its start has ended, so an undeployment that has it alone has seen the last of them.
+pub struct Turn(File);
+
+impl Turn {
+    /// A deployment's turn, and whether the start that is under way is of the same image. Where the image
+    /// is not known it waits for that start.
+    pub fn deploy(host: &Host, branch: &Branch, image: &str) -> Result<(Self, bool), String> {
+        loop {
+            let turn = Self::open(host, branch)?;
+            let is_alone = turn.0.try_lock().is_ok();
+            let locked = match image {
+                "" if is_alone => Ok(()),
+                "" => turn.0.lock(),
+                _ => turn.0.lock_shared(),
+            };
+            locked.map_err(|error| not_done("take a turn", &error))?;
+            if !is_linked(&turn.0) {
+                continue;
+            }
+            if !turn.is_to_leave() {
+                let is_same = !is_alone && !image.is_empty() && turn.note() == image;
+                return Ok((turn, is_same));
+            }
+            if is_alone {
+                // It has its chance now, or was killed.
+                overwrite(&turn.0, "").map_err(|error| not_done("take a turn", &error))?;
+            }
+            drop(turn);
+            thread::sleep(LEAVING);
+        }
+    }
+
+    /// Notes the image of the start that begins, and has the next boot start the branch.
+    pub fn starts(
+        &self,
+        host: &Host,
+        branch: &Branch,
+        image: &str,
+        sleeps: bool,
+    ) -> Result<(), String> {
+        let noted = overwrite(&self.0, image).and_then(|()| enable(host, branch, sleeps));
+        noted.map_err(|error| not_done("note what the next boot starts", &error))
+    }
+
+    /// An undeployment's turn. Where a deployment has one, that is told to leave it.
+    pub fn undeploy(host: &Host, branch: &Branch) -> Result<Option<Self>, String> {
+        let turn = Self::open(host, branch)?;
+        if turn.0.try_lock().is_ok() {
+            return Ok(Some(turn).filter(|turn| is_linked(&turn.0)));
+        }
+        overwrite(&turn.0, LEAVE).map_err(|error| not_done("take a turn", &error))?;
+        Ok(None)
+    }
+
+    /// Whether an undeployment waits for it.
+    pub fn is_to_leave(&self) -> bool {
+        self.note() == LEAVE
+    }
+
+    /// The image that was started last, where that is another than ours.
+    pub fn other_image(&self, ours: &str) -> Option<String> {
+        Some(self.note()).filter(|note| ![ours, LEAVE].contains(&note.as_str()))
+    }
+
+    fn note(&self) -> String {
+        let mut text = [0; 256];
+        let len = self.0.read_at(&mut text, 0).unwrap_or_default();
+        String::from_utf8_lossy(&text[..len]).into_owned()
+    }
+
+    /// Ends an undeployment's turn, with nothing left behind.
+    pub fn end(self, host: &Host, branch: &Branch) {
+        let _ = fs::remove_file(host.turns.join(branch.as_str()));
+        drop(self);
+    }
+
+    fn open(host: &Host, branch: &Branch) -> Result<Self, String> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(host.turns.join(branch.as_str()));
+        file.map(Self).map_err(|error| not_done("take a turn", &error))
+    }
+}
+
+/// Makes the symlink that `systemctl enable` would make, if it took what a generator made (Podman's
+/// Quadlet): to the instance, or where that sleeps to the socket that wakes it.
+fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<()> {
+    let mut units =
+        [(branch.unit(), "../buildbtw@.service"), (branch.socket_unit(), "../buildbtw@.socket")];
+    if sleeps {
+        units.reverse();
+    }
+    let [(wanted, template), (other, _)] = units;
+    fs::create_dir_all(&host.wants)?;
+    let new = temporary(&host.wants);
+    symlink(template, &new)?;
+    fs::rename(new, host.wants.join(wanted))?;
+    remove(&host.wants.join(other)).map(drop)
+}
+
+/// Has the next boot leave the branch alone. Returns whether it would have been started.
+pub fn disable(host: &Host, branch: &Branch) -> Result<bool, String> {
+    let files = [branch.unit(), branch.socket_unit()].map(|unit| remove(&host.wants.join(unit)));
+    let removed: io::Result<Vec<_>> = files.into_iter().collect();
+    let removed = removed.map_err(|error| not_done("note what the next boot starts", &error))?;
+    Ok(removed.contains(&true))
+}
+
+/// The branches that are deployed, or that a deployment left something of.
+pub fn branches(host: &Host) -> Vec<Branch> {
+    let entries = [&host.marks, &host.wants].into_iter().flat_map(fs::read_dir).flatten().flatten();
+    let names: BTreeSet<String> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let slug = name.strip_prefix("buildbtw@").and_then(|unit| unit.split('.').next());
+            Some(slug.unwrap_or(&name).to_owned())
+        })
+        .collect();
+    names.iter().filter_map(|name| Branch::new(name).ok()).collect()
+}
+
+/// How long it is until the branch expires, counted from its last deployment; zero once it has.
+pub fn expires_in(host: &Host, branch: &Branch) -> Option<Duration> {
+    let wanted = [branch.unit(), branch.socket_unit()].map(|unit| host.wants.join(unit));
+    let mut files = wanted.into_iter().chain([host.marks.join(branch.as_str())]);
+    let deployed = files.find_map(|file| fs::symlink_metadata(file).ok())?.modified().ok()?;
+    Some(host.expire?.saturating_sub(deployed.elapsed().unwrap_or_default()))
+}
+
+/// The image that was pulled last for the branch: its ID, and what the pull says of its revision, which is
+/// anybody's words.
+pub fn pulled(host: &Host, branch: &Branch) -> String {
+    let text = fs::read_to_string(host.pulled.join(branch.as_str())).unwrap_or_default();
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || " -._+/".contains(*c);
+    text.chars().filter(is_plain).take(128).collect()
+}
+
+fn temporary(directory: &Path) -> PathBuf {
+    directory.join(format!(".{}", process::id()))
+}
+
+/// Locks a directory for a moment.
+fn lock(directory: &Path) -> io::Result<File> {
+    let file = File::open(directory)?;
+    file.lock().map(|()| file)
+}
+
+fn is_linked(file: &File) -> bool {
+    file.metadata().is_ok_and(|known| known.nlink() > 0)
+}
+
+fn overwrite(file: &File, text: &str) -> io::Result<()> {
+    file.write_all_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)
+}
+
+fn remove(file: &Path) -> io::Result<bool> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true),
+    }
+}
+
+fn not_done(what: &str, error: &io::Error) -> String {
+    format!("nothing is done: cannot {what}: {error}")
+}

@@ -1,0 +1,371 @@
+"""Every answer is true, every reason whole, and the next call works, whatever a pull or a start does."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import host
+import registry
+from host import deploy, undeploy
+
+BRANCH = "feature-x"
+UNIT, PULL = f"buildbtw@{BRANCH}.service", f"buildbtw-pull@{BRANCH}.service"
+SHIPPED = ["buildbtw-pull@.service", "buildbtw-pull", "buildbtw-prune.service", "buildbtw-prune"]
+UP = "touch /up; trap 'exit 0' TERM; while :; do sleep 1 & wait; done"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def template():
+    """The pull and the prune that are shipped, and a container that takes what is there."""
+    quadlet = "[Container]\nImage=localhost/buildbtw:%i\nPull=never\n[Service]\nSuccessExitStatus=137\n"
+    conf = {
+        Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/buildbtw\n",
+        Path(f"{host.TEMPLATE}.d/pull.conf"): quadlet,
+    }
+    with host.files(host.shipped(*SHIPPED) | conf):
+        yield
+
+
+@pytest.fixture
+def line():
+    """A way to the registry whose speed the test sets."""
+    with registry.line() as opened:
+        yield opened
+
+
+def push(version, megabytes=0, tag=BRANCH, command=UP):
+    """Pushes an image that can be told from the others; its ID."""
+    host.push(tag, command=f": {version}; {command}", megabytes=megabytes)
+    return registry.image_of(tag)
+
+
+def status(branch=BRANCH):
+    return host.call("unix", f"/hooks/branch-status?branch={branch}")
+
+
+def runs():
+    """The ID of the image that the branch runs."""
+    return host.container(BRANCH)[1].removeprefix("sha256:")[:12]
+
+
+def assert_deployed(image, *answers):
+    """It runs that image, and all were told so."""
+    assert runs() == image
+    for answer in answers:
+        assert (answer.status, f"image {image}" in answer.text) == (200, True), answer
+    told = status()
+    assert told.status == 200
+    assert re.search(rf"is up since 20\S+Z \({UNIT}\), image {image}\n", told.text)
+
+
+def until_pulling():
+    host.until(lambda: host.state_of(PULL) == "activating")
+
+
+# --- Calls that overlap
+
+
+def test_a_push_during_a_pull_reaches_both_callers(line):
+    push("v1", megabytes=4)
+    line.rate = 2_000_000
+    with host.in_background(lambda: deploy(BRANCH)) as first:
+        until_pulling()
+        newest = push("v2")
+        second = deploy(BRANCH)
+    assert_deployed(newest, first.result(), second)
+
+
+@pytest.mark.parametrize("megabytes", [0, 4], ids=["silent", "stalled"])
+def test_a_pull_that_hangs_is_begun_anew_by_the_next_call(line, megabytes):
+    newest = push("hangs", megabytes=megabytes)
+    line.rate = 2_000_000 if megabytes else 0
+    with host.in_background(lambda: deploy(BRANCH)) as first:
+        until_pulling()
+        time.sleep(1)  # it is in the midst of the image
+        line.rate = 0
+        time.sleep(0.5)
+        assert host.state_of(PULL) == "activating"
+        assert not first.done()
+        line.rate = None
+        begin = time.monotonic()
+        second = deploy(BRANCH)
+        assert time.monotonic() - begin < 10
+    assert_deployed(newest, first.result(), second)
+
+
+def test_a_start_of_the_same_image_is_joined(jobs):
+    image = push("slow")
+    with host.held(BRANCH) as let_go, host.in_background(lambda: deploy(BRANCH)) as first:
+        host.until(lambda: host.state(BRANCH) == "activating")
+        started = host.unit(UNIT, "InvocationID")
+        # A caller who is impatient, and who comes again: 4 times, 1 s.
+        command = ["curl", "-m", "1", "--retry", "3", "--retry-delay", "0", "-sS", "--unix-socket", host.SOCKET]
+        command += [*host.bearer(host.token()), f"http://localhost/hooks/deploy-branch?branch={BRANCH}"]
+        assert subprocess.run(command, capture_output=True).returncode == 28
+        with host.in_background(lambda: deploy(BRANCH)) as last:
+            host.until(lambda: len(host.instances("buildbtw-systemctl")) == 6)
+            let_go()
+        assert host.unit(UNIT, "InvocationID") == started, "none of them began another"
+    assert_deployed(image, first.result(), last.result())
+    assert [job for job in jobs() if job[1] == UNIT].count(("restart", UNIT)) == 1
+
+
+def test_a_start_of_another_image_is_replaced_and_its_caller_is_told():
+    old = push("old")
+    with host.held(BRANCH) as let_go, host.in_background(lambda: deploy(BRANCH)) as first:
+        host.until(lambda: host.state(BRANCH) == "activating")
+        started = host.unit(UNIT, "InvocationID")
+        newest = push("new")
+        with host.in_background(lambda: deploy(BRANCH)) as second:
+            host.until(lambda: host.unit(UNIT, "InvocationID") not in (started, {"InvocationID": ""}))
+            let_go()
+    assert_deployed(newest, first.result(), second.result())
+    assert f"which a later call brought while {old} was started" in first.result().text
+
+
+def test_where_the_image_is_not_known_a_start_is_waited_for(jobs):
+    with host.drop_in("buildbtw-pull@.service", "[Service]\nExecStartPost=rm /run/buildbtw-pull/%i\n"):
+        push("unknown")
+        with host.held(BRANCH) as let_go, host.in_background(lambda: deploy(BRANCH)) as first:
+            host.until(lambda: host.state(BRANCH) == "activating")
+            started = host.unit(UNIT, "InvocationID")
+            with host.in_background(lambda: deploy(BRANCH)) as second:
+                host.until(lambda: len(host.instances("buildbtw-systemctl")) == 2)
+                time.sleep(0.5)
+                assert host.unit(UNIT, "InvocationID") == started
+                let_go()
+            assert [first.result().status, second.result().status] == [200, 200]
+    assert jobs().count(("restart", UNIT)) == 2, "its own is done after it"
+
+
+# --- What was cut off
+
+
+@pytest.mark.parametrize("how", ["killed", "reboot"])
+def test_a_deployment_that_is_cut_off_in_its_pull(line, how):
+    image = push("v1")
+    assert deploy(BRANCH).status == 200
+    push("v2", megabytes=4)
+    line.rate = 100_000
+    with host.in_background(lambda: deploy(BRANCH)) as call:
+        until_pulling()
+        (process,) = host.processes("buildbtw-systemctl")
+        os.kill(process, signal.SIGKILL)
+        answer = call.result()
+    assert (answer.status, "retry-after" in answer.headers) == (503, False)
+    host.systemctl("stop", PULL)
+    if how == "reboot":
+        host.boot()
+    assert runs() == image
+    told = status()
+    assert told.status == 424
+    assert "was cut off before it was done: deploy or undeploy the branch again" in told.text
+    assert f"{BRANCH} cut-off " in host.call("unix", "/hooks/list-branches").text
+    line.rate = None
+    assert_deployed(registry.image_of(BRANCH), deploy(BRANCH))
+
+
+# --- Statuses that say who must act
+
+
+def test_curl_does_not_try_a_broken_branch_again(journal):
+    push("broken", tag="broken", command="echo why >&2; exit 3")
+    command = ["curl", "-sS", "--retry", "3", "-w", "%{http_code} %{num_retries}", "--unix-socket", host.SOCKET]
+    command += [*host.bearer(host.token()), "http://localhost/hooks/deploy-branch?branch=broken"]
+    told = subprocess.run(command, capture_output=True, text=True).stdout
+    assert told.endswith("\n424 0")
+    assert "\n    why\n" in told
+    assert len(journal.calls()) == 1
+
+
+# --- Reasons
+
+
+def failing(command, lines=20):
+    """What is told of a container that fails like that."""
+    push("fails", command=command)
+    with host.drop_in("buildbtw-systemctl@.service", f"[Service]\nEnvironment=BUILDBTW_LOG_LINES={lines}\n"):
+        answer = deploy(BRANCH)
+    assert answer.status == 424
+    return answer.text.splitlines()
+
+
+def test_twenty_lines_are_twenty():
+    told = failing("i=0; while [ $i -lt 30 ]; do i=$((i + 1)); echo line $i; done; sleep 0.3; exit 3")
+    own = [line for line in told if "    line " in line]
+    assert own[-1] == "    line 30"
+    assert "" not in [line.strip() for line in told]
+    assert len(told[told.index("  its last lines:") + 1 :]) == 20
+
+
+def test_lines_that_journald_dropped_are_said_to_be_missing():
+    told = failing("busybox seq 150000; echo the reason >&2; sleep 1; exit 3")
+    assert "  it wrote so much that journald may have dropped lines; the last that it has:" in told
+
+
+def test_journald_is_stuck():
+    process = int(host.unit("systemd-journald.service", "MainPID")["MainPID"])
+    push("stuck", command="exit 3")
+    os.kill(process, signal.SIGSTOP)
+    try:
+        begin = time.monotonic()
+        answer = deploy(BRANCH)
+        assert time.monotonic() - begin < 20
+    finally:
+        os.kill(process, signal.SIGCONT)
+    assert answer.status == 424
+    assert "Result=exit-code" in answer.text
+    assert "its last lines" not in answer.text
+
+
+# --- What is left behind
+
+
+def left():
+    """The images, and the bytes of pulls that did not end."""
+    host.idle()
+    host.until(lambda: host.state_of("buildbtw-prune.service") == "inactive")
+    images = host.run("podman", "images", "--all", "--format={{.Repository}}:{{.Tag}} {{.ID}}").stdout.split("\n")
+    size = host.run("du", "-sk", "/var/tmp", "/var/cache/buildbtw-pull").stdout
+    return [image for image in images if image], sum(map(int, re.findall(r"(?m)^\d+", size)))
+
+
+def test_nothing_is_left_of_pulls_that_were_ended(line):
+    push("large", megabytes=8)
+    before = left()[1]
+    for _ in range(3):
+        line.rate = 4_000_000
+        with host.in_background(lambda: deploy(BRANCH)) as call:
+            until_pulling()
+            time.sleep(1)
+            assert left_now() > before + 1000, "it is in the midst of it"
+            assert undeploy(BRANCH).status == 200
+            assert call.result().status == 409
+    images, size = left()
+    assert (images, size) == ([], before)
+    assert not list(Path("/run/buildbtw-pull").iterdir())
+
+
+def left_now():
+    return int(host.run("du", "-sk", "/var/tmp", "/var/cache/buildbtw-pull", "-c").stdout.split()[-2])
+
+
+def test_nothing_is_left_of_what_was_replaced():
+    for version in range(7):
+        newest = push(f"v{version}", megabytes=1)
+        assert deploy(BRANCH).status == 200
+    assert left()[0] == [f"localhost/buildbtw:{BRANCH} {newest}"]
+    # Nor of the image's old name.
+    insecure = {Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/renamed\n"}
+    with host.files(insecure):
+        renamed = host.run(
+            "skopeo", "copy", "--src-tls-verify=false", "--dest-tls-verify=false",
+            f"docker://localhost:5000/buildbtw:{BRANCH}", f"docker://localhost:5000/renamed:{BRANCH}",
+        )  # fmt: skip
+        assert renamed.returncode == 0, renamed.stdout
+        assert deploy(BRANCH).status == 200
+        assert left()[0] == [f"localhost/buildbtw:{BRANCH} {newest}"]
+    assert undeploy(BRANCH).status == 200
+    assert left()[0] == []
+
+
+def test_what_others_have_stays():
+    push("main", tag="main")
+    assert host.run("podman", "pull", "-q", "localhost:5000/buildbtw:main").returncode == 0
+    assert host.run("podman", "tag", "localhost:5000/buildbtw:main", "localhost/other:main").returncode == 0
+    assert deploy(BRANCH).status == 200
+    assert undeploy(BRANCH).status == 200
+    assert [image.split()[0] for image in left()[0]] == ["localhost/other:main"]
+    host.run("podman", "rmi", "localhost/other:main")
+
+
+# --- A registry that needs a login
+
+
+def test_a_registry_that_needs_a_login():
+    push("private")
+    settings = {Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5002/buildbtw\n"}
+    with registry.with_login(), host.files(settings):
+        answer = deploy(BRANCH)
+        assert answer.status == 502
+        assert "authentication required" in answer.text
+        auth = "/etc/buildbtw/auth.json"
+        login = ["podman", "login", "--authfile", auth, "-u", "ci", "-p", "secret", "localhost:5002"]
+        assert host.run(*login).returncode == 0
+        with Path("/etc/buildbtw/image").open("a") as file:
+            file.write(f"REGISTRY_AUTH_FILE={auth}\n")
+        assert_deployed(registry.image_of(BRANCH), deploy(BRANCH))
+        Path(auth).unlink()
+
+
+# --- Other rows
+
+
+def test_a_masked_pull_unit_is_none():
+    push("masked")
+    assert deploy(BRANCH).status == 200
+    before = host.container(BRANCH)
+    host.systemctl("mask", "--runtime", PULL)
+    try:
+        assert deploy(BRANCH).status == 200
+    finally:
+        host.systemctl("unmask", "--runtime", PULL)
+    assert host.container(BRANCH) != before
+
+
+def test_the_list():
+    image = push("listed")
+    push("dies", tag="dies", command="exit 3")
+    assert deploy(BRANCH).status == 200
+    assert deploy("dies").status == 424
+    assert deploy("nosuch").status == 502
+    listed = host.call("unix", "/hooks/list-branches").text
+    assert re.fullmatch(
+        rf"dies failed - -\n{BRANCH} up 20\S+Z {image}\nnosuch failed - -\n", listed
+    ), listed
+    assert host.noted() == ["dies", BRANCH]
+    for branch in ("dies", "nosuch", BRANCH):
+        assert undeploy(branch).status == 200
+    assert host.call("unix", "/hooks/list-branches").text == ""
+
+
+@contextmanager
+def days(number):
+    with host.drop_in("buildbtw-systemctl@.service", f"[Service]\nEnvironment=BUILDBTW_EXPIRE_DAYS={number}\n"):
+        yield
+
+
+def test_expiry(journal):
+    push("expires")
+    push("stays", tag="main")
+    link = host.WANTS / UNIT
+    with days(30):
+        for branch in (BRANCH, "main"):
+            assert deploy(branch).status == 200
+        assert host.call("unix", "/hooks/list-branches").text.count(" expires in 30 d\n") == 2
+        month_ago = time.time() - 30 * 24 * 3600
+        os.utime(link, (month_ago, month_ago), follow_symlinks=False)
+        assert f"{BRANCH} up" in host.call("unix", "/hooks/list-branches").text.split(" expired")[0]
+        # What is being deployed just now has not expired.
+        with host.held(BRANCH, "ExecStartPre") as let_go:
+            os.utime(link, (month_ago, month_ago), follow_symlinks=False)
+            with host.in_background(lambda: deploy(BRANCH)) as call:
+                host.until(lambda: host.state(BRANCH) == "activating")
+                host.systemctl("start", "buildbtw-hook-expire.service")
+                let_go()
+                assert call.result().status == 200
+        assert host.noted() == [BRANCH, "main"]
+        os.utime(link, (month_ago, month_ago), follow_symlinks=False)
+        host.systemctl("start", "buildbtw-hook-expire.service")
+        assert host.noted() == ["main"]
+        assert host.state(BRANCH) == "inactive"
+        (record,) = [each for each in journal.calls() if each.get("BUILDBTW_HOOK") == "expire-branch"]
+        assert (record["HTTP_STATUS"], record["BUILDBTW_BRANCH"]) == ("200", BRANCH)
+        # It comes back.
+        assert deploy(BRANCH).status == 200
