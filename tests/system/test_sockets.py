@@ -12,7 +12,7 @@ from host import deploy, undeploy, visit
 BRANCH = "feature-x"
 SOCKET = Path(f"/run/buildbtw/{BRANCH}/http.sock")
 SERVICE = f"buildbtw@{BRANCH}.service"
-FAILED = 500
+FAILED = 424
 
 pytestmark = [pytest.mark.each_suite, pytest.mark.usefixtures("review_host")]
 
