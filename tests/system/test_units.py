@@ -18,6 +18,9 @@ UNITS = [
     "buildbtw-systemctl.socket",
     "buildbtw-systemctl@.service",
     "buildbtw-hook-token.service",
+    "buildbtw-hook-expire.service",
+    "buildbtw-hook-expire.timer",
+    "buildbtw.target",
 ]
 
 

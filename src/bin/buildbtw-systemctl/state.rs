@@ -179,7 +179,7 @@ impl Turn {
 
     /// The image that was started last, where that is another than ours.
     pub fn other_image(&self, ours: &str) -> Option<String> {
-        Some(self.note()).filter(|note| ![ours, LEAVE].contains(&note.as_str()))
+        Some(self.note()).filter(|note| !["", ours, LEAVE].contains(&note.as_str()))
     }
 
     fn note(&self) -> String {
@@ -213,6 +213,8 @@ fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<()> {
     let [(wanted, template), (other, _)] = units;
     fs::create_dir_all(&host.wants)?;
     let new = temporary(&host.wants);
+    // One that was killed may have had the same number.
+    remove(&new)?;
     symlink(template, &new)?;
     fs::rename(new, host.wants.join(wanted))?;
     remove(&host.wants.join(other)).map(drop)
