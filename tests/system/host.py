@@ -373,7 +373,9 @@ TEMPLATES += ["buildbtw-prune.service", "buildbtw-prune", "buildbtw.slice"]
 def shipped(*names):
     """The templates that are shipped, by the path where a host has them."""
     places = {name: "/etc/systemd/system" if "." in name else "/usr/local/lib/buildbtw" for name in names}
-    return {Path(f"{place}/{name}"): Path(f"/src/systemd/{name}").read_text() for name, place in places.items()}
+    return {
+        Path(f"{place}/{name}"): Path(f"/src/systemd/{name}").read_text() for name, place in places.items()
+    }
 
 
 def review_host():

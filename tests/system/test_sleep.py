@@ -13,7 +13,7 @@ BRANCH = "feature-x"
 SERVICE = f"buildbtw@{BRANCH}.service"
 PROXY = f"buildbtw-proxy@{BRANCH}.service"
 SOCKET = f"buildbtw@{BRANCH}.socket"
-FAILED = 500
+FAILED = 424
 SLEEP_AFTER = 2
 
 pytestmark = pytest.mark.each_suite
@@ -49,6 +49,11 @@ def falls_asleep():
     assert [host.state_of(SOCKET), host.state_of(PROXY)] == ["active", "inactive"]
 
 
+def branch_status():
+    """What branch-status answers."""
+    return host.call("unix", f"/hooks/branch-status?branch={BRANCH}")
+
+
 def starts(journal):
     """How often the instance was started."""
     entries = journal.entries("--identifier=systemd", f"--unit={SERVICE}")
@@ -62,6 +67,8 @@ def test_a_deployment_falls_asleep_and_a_visit_wakes_it(variant):
     assert host.state(BRANCH) == "active"
     for _ in range(2):
         falls_asleep()
+        told = branch_status()
+        assert (told.status, "is asleep" in told.text) == (200, True)
         assert host.host_state() == "running"
         assert visit(BRANCH).status == 200
         assert host.state(BRANCH) == "active"
@@ -128,7 +135,7 @@ def test_a_wake_that_fails(journal):
             told = visit(BRANCH)
             assert (told.status, told.waited < 3) == (502, True)
         assert starts(journal) == before + 1
-        status = host.call("unix", f"/hooks/branch-status?branch={BRANCH}")
+        status = branch_status()
         assert status.status == 424
         assert "Failed to parse encryption key" in status.text
         # Nobody comes, and nothing is tried.
@@ -157,10 +164,11 @@ def test_a_reboot_starts_nothing(journal):
     push("v1")
     assert deploy(BRANCH).status == 200
     host.idle()
-    # What a reboot leaves of it, and what the list of what is deployed then starts.
+    # What a reboot leaves of it.
     host.systemctl("stop", SOCKET, SERVICE)
     before = starts(journal)
-    host.systemctl("start", SOCKET)
+    host.boot()
+    host.until(lambda: host.state_of(SOCKET) == "active")
     time.sleep(1)  # the thing under test
     assert (starts(journal), host.state(BRANCH)) == (before, "inactive")
     assert visit(BRANCH).status == 200

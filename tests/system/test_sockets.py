@@ -193,5 +193,3 @@ def test_a_reboot():
     host.until(lambda: host.state_of(f"buildbtw@{BRANCH}.socket") == "active")
     assert visit(BRANCH).status == 200, "who comes before the container waits for it"
     host.until(lambda: branch_status() == 200)
-
-

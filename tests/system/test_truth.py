@@ -105,7 +105,18 @@ def test_a_start_of_the_same_image_is_joined(jobs):
         host.until(lambda: host.state(BRANCH) == "activating")
         started = host.unit(UNIT, "InvocationID")
         # A caller who is impatient, and who comes again: 4 times, 1 s.
-        command = ["curl", "-m", "1", "--retry", "3", "--retry-delay", "0", "-sS", "--unix-socket", host.SOCKET]
+        command = [
+            "curl",
+            "-m",
+            "1",
+            "--retry",
+            "3",
+            "--retry-delay",
+            "0",
+            "-sS",
+            "--unix-socket",
+            host.SOCKET,
+        ]
         command += [*host.bearer(host.token()), f"http://localhost/hooks/deploy-branch?branch={BRANCH}"]
         assert subprocess.run(command, capture_output=True).returncode == 28
         with host.in_background(lambda: deploy(BRANCH)) as last:
@@ -176,7 +187,16 @@ def test_a_deployment_that_is_cut_off_in_its_pull(line, how):
 
 def test_curl_does_not_try_a_broken_branch_again(journal):
     push("broken", tag="broken", command="echo why >&2; exit 3")
-    command = ["curl", "-sS", "--retry", "3", "-w", "%{http_code} %{num_retries}", "--unix-socket", host.SOCKET]
+    command = [
+        "curl",
+        "-sS",
+        "--retry",
+        "3",
+        "-w",
+        "%{http_code} %{num_retries}",
+        "--unix-socket",
+        host.SOCKET,
+    ]
     command += [*host.bearer(host.token()), "http://localhost/hooks/deploy-branch?branch=broken"]
     told = subprocess.run(command, capture_output=True, text=True).stdout
     assert told.endswith("\n424 0")
@@ -231,7 +251,9 @@ def left():
     """The images, and the bytes of pulls that did not end."""
     host.idle()
     host.until(lambda: host.state_of("buildbtw-prune.service") == "inactive")
-    images = host.run("podman", "images", "--all", "--format={{.Repository}}:{{.Tag}} {{.ID}}").stdout.split("\n")
+    images = host.run("podman", "images", "--all", "--format={{.Repository}}:{{.Tag}} {{.ID}}").stdout.split(
+        "\n"
+    )
     size = host.run("du", "-sk", "/var/tmp", "/var/cache/buildbtw-pull").stdout
     return [image for image in images if image], sum(map(int, re.findall(r"(?m)^\d+", size)))
 
@@ -326,9 +348,7 @@ def test_the_list():
     assert deploy("dies").status == 424
     assert deploy("nosuch").status == 502
     listed = host.call("unix", "/hooks/list-branches").text
-    assert re.fullmatch(
-        rf"dies failed - -\n{BRANCH} up 20\S+Z {image}\nnosuch failed - -\n", listed
-    ), listed
+    assert re.fullmatch(rf"dies failed - -\n{BRANCH} up 20\S+Z {image}\nnosuch failed - -\n", listed), listed
     assert host.noted() == ["dies", BRANCH]
     for branch in ("dies", "nosuch", BRANCH):
         assert undeploy(branch).status == 200
@@ -337,7 +357,9 @@ def test_the_list():
 
 @contextmanager
 def days(number):
-    with host.drop_in("buildbtw-systemctl@.service", f"[Service]\nEnvironment=BUILDBTW_EXPIRE_DAYS={number}\n"):
+    with host.drop_in(
+        "buildbtw-systemctl@.service", f"[Service]\nEnvironment=BUILDBTW_EXPIRE_DAYS={number}\n"
+    ):
         yield
 
 
