@@ -51,6 +51,7 @@ class Debian:
 
     # Not dpkg's, which would replace it in the midst of calls.
     made = {"/usr/lib/buildbtw-hook/root/dev/null"}
+    removal = ["dpkg", "--purge", "buildbtw-hook"]
     file = next(PACKAGES.glob("*.deb"), None)
 
     @staticmethod
@@ -103,6 +104,7 @@ class Arch:
     """pacman's words."""
 
     made = set()
+    removal = ["pacman", "-Rdd", "--noconfirm", "buildbtw-hook"]
     file = next(PACKAGES.glob("*.pkg.tar.*"), None)
 
     @staticmethod
@@ -300,7 +302,7 @@ def test_beside_systemd_install(package):
     """Each refuses to come beside the other, or says what to do."""
     output = package.refused(package.file)
     assert "un 'systemd/install --uninstall' of the source first" in output
-    package.purge()
+    run(*package.removal)
     succeed(INSTALL, "--uninstall")
     package.start(package.install(package.file))
     for arguments in ([], ["--uninstall"]):

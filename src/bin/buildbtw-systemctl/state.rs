@@ -22,8 +22,8 @@ use crate::host::Host;
 /// The newest order for a branch: the verb, the image that runs, and the outcome once there is one.
 /// A newer order puts a file of its own in its place.
 pub struct Mark<'a> {
-    host: &'a Host,
-    branch: &'a Branch,
+    pub host: &'a Host,
+    pub branch: &'a Branch,
     file: File,
     verb: Verb,
     pub image: String,
@@ -50,10 +50,7 @@ impl<'a> Mark<'a> {
             fs::rename(&new, host.marks.join(branch.as_str()))?;
             Ok(mark)
         };
-        begin().map_err(|error| {
-            let _ = fs::remove_file(&new);
-            not_done("mark the branch", &error)
-        })
+        done("mark the branch", begin().inspect_err(|_| drop(fs::remove_file(&new))))
     }
 
     /// Whether an undeployment came after it.
@@ -75,11 +72,8 @@ impl<'a> Mark<'a> {
     fn remove(&self) -> io::Result<()> {
         // No newer order takes its place meanwhile.
         let _moment = lock(&self.host.marks)?;
-        if self.is_newest() {
-            remove(&self.host.marks.join(self.branch.as_str())).map(drop)
-        } else {
-            Ok(())
-        }
+        let mark = self.host.marks.join(self.branch.as_str());
+        if self.is_newest() { fs::remove_file(mark) } else { Ok(()) }
     }
 
     fn is_newest(&self) -> bool {
@@ -124,16 +118,16 @@ pub struct Turn(File);
 impl Turn {
     /// A deployment's turn, and whether the start that is under way is of the same image. Where the image
     /// is not known it waits for that start.
-    pub fn deploy(host: &Host, branch: &Branch, image: &str) -> Result<(Self, bool), String> {
+    pub fn deploy(mark: &Mark, image: &str) -> Result<(Self, bool), String> {
         loop {
-            let turn = Self::open(host, branch)?;
+            let turn = Self::open(mark.host, mark.branch)?;
             let is_alone = turn.0.try_lock().is_ok();
             let locked = match image {
                 "" if is_alone => Ok(()),
                 "" => turn.0.lock(),
                 _ => turn.0.lock_shared(),
             };
-            locked.map_err(|error| not_done("take a turn", &error))?;
+            done("take a turn", locked)?;
             if !is_linked(&turn.0) {
                 continue;
             }
@@ -143,7 +137,7 @@ impl Turn {
             }
             if is_alone {
                 // It has its chance now, or was killed.
-                overwrite(&turn.0, "").map_err(|error| not_done("take a turn", &error))?;
+                done("take a turn", overwrite(&turn.0, ""))?;
             }
             drop(turn);
             thread::sleep(LEAVING);
@@ -151,15 +145,9 @@ impl Turn {
     }
 
     /// Notes the image of the start that begins, and has the next boot start the branch.
-    pub fn starts(
-        &self,
-        host: &Host,
-        branch: &Branch,
-        image: &str,
-        sleeps: bool,
-    ) -> Result<(), String> {
-        let noted = overwrite(&self.0, image).and_then(|()| enable(host, branch, sleeps));
-        noted.map_err(|error| not_done("note what the next boot starts", &error))
+    pub fn starts(&self, mark: &Mark, image: &str, sleeps: bool) -> Result<(), String> {
+        let noted = overwrite(&self.0, image).and_then(|()| enable(mark.host, mark.branch, sleeps));
+        done("note what the next boot starts", noted)
     }
 
     /// An undeployment's turn. Where a deployment has one, that is told to leave it.
@@ -168,8 +156,7 @@ impl Turn {
         if turn.0.try_lock().is_ok() {
             return Ok(Some(turn).filter(|turn| is_linked(&turn.0)));
         }
-        overwrite(&turn.0, LEAVE).map_err(|error| not_done("take a turn", &error))?;
-        Ok(None)
+        done("take a turn", overwrite(&turn.0, LEAVE)).map(|()| None)
     }
 
     /// Whether an undeployment waits for it.
@@ -198,7 +185,7 @@ impl Turn {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(host.turns.join(branch.as_str()));
-        file.map(Self).map_err(|error| not_done("take a turn", &error))
+        done("take a turn", file.map(Self))
     }
 }
 
@@ -223,9 +210,8 @@ fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<()> {
 /// Has the next boot leave the branch alone. Returns whether it would have been started.
 pub fn disable(host: &Host, branch: &Branch) -> Result<bool, String> {
     let files = [branch.unit(), branch.socket_unit()].map(|unit| remove(&host.wants.join(unit)));
-    let removed: io::Result<Vec<_>> = files.into_iter().collect();
-    let removed = removed.map_err(|error| not_done("note what the next boot starts", &error))?;
-    Ok(removed.contains(&true))
+    let removed = files.into_iter().collect::<io::Result<Vec<_>>>();
+    done("note what the next boot starts", removed).map(|removed| removed.contains(&true))
 }
 
 /// The branches that are deployed, or that a deployment left something of.
@@ -283,6 +269,7 @@ fn remove(file: &Path) -> io::Result<bool> {
     }
 }
 
-fn not_done(what: &str, error: &io::Error) -> String {
-    format!("nothing is done: cannot {what}: {error}")
+/// The sentence for an error before anything was done.
+fn done<T>(what: &str, result: io::Result<T>) -> Result<T, String> {
+    result.map_err(|error| format!("nothing is done: cannot {what}: {error}"))
 }

@@ -25,18 +25,13 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
     }
     let mut mark = Mark::begin(host, branch, Verb::Deploy)?;
     accepted();
-    let outcome = pull_and_start(host, branch, &mut mark, &unit, pull.is_there());
+    let outcome = pull_and_start(&mut mark, &unit, pull.is_there());
     mark.end(outcome.as_ref().unwrap_or_else(|failure| failure));
     outcome
 }
 
-fn pull_and_start(
-    host: &Host,
-    branch: &Branch,
-    mark: &mut Mark,
-    unit: &Unit,
-    pulls: bool,
-) -> Result<Outcome, Outcome> {
+fn pull_and_start(mark: &mut Mark, unit: &Unit, pulls: bool) -> Result<Outcome, Outcome> {
+    let Mark { host, branch, .. } = *mark;
     // Canceled by an undeployment that came before this call, it is done again.
     let is_cut = |run: &Systemctl| run.is_canceled() && !mark.is_undeployed();
     let pull_unit = branch.pull_unit();
@@ -47,17 +42,17 @@ fn pull_and_start(
             if pull.is_ok() {
                 break;
             } else if !is_cut(&pull) {
-                return Err(failure(host, mark, Kind::PullFailed, &pull, branch, &pull_unit));
+                return Err(failure(mark, Kind::PullFailed, &pull, &pull_unit));
             }
         }
     }
     let image = if pulls { pulled(host, branch) } else { String::new() };
     let (started, turn) = loop {
-        let (turn, is_starting) = Turn::deploy(host, branch, &image)?;
+        let (turn, is_starting) = Turn::deploy(mark, &image)?;
         if mark.is_undeployed() {
             return Err(undeployed(branch));
         }
-        turn.starts(host, branch, &image, unit.get("StopWhenUnneeded") == "yes")?;
+        turn.starts(mark, &image, unit.get("StopWhenUnneeded") == "yes")?;
         // A start of this image that is under way is waited for; of another image it is replaced.
         let verb = if is_starting { "start" } else { "restart" };
         let run = Systemctl::run(verb, &[], &[&branch.unit()]);
@@ -67,7 +62,7 @@ fn pull_and_start(
         // Leaves the turn to the undeployment.
     };
     if !started.is_ok() {
-        return Err(failure(host, mark, Kind::StartFailed, &started, branch, &branch.unit()));
+        return Err(failure(mark, Kind::StartFailed, &started, &branch.unit()));
     }
     let mut what = format!("{} of {}", started.verb, branch.unit());
     if let Some(other) = turn.other_image(&image) {
@@ -136,14 +131,12 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
         }
     }
     turn.end(host, branch);
-    Ok(Outcome::new(
-        Kind::Done,
-        if was_enabled || !before[0].is_down() {
-            format!("branch {branch} is not deployed any more (stop of {unit})")
-        } else {
-            format!("branch {branch} was not deployed")
-        },
-    ))
+    let text = if was_enabled || !before[0].is_down() {
+        format!("branch {branch} is not deployed any more (stop of {unit})")
+    } else {
+        format!("branch {branch} was not deployed")
+    };
+    Ok(Outcome::new(Kind::Done, text))
 }
 
 /// Has the images removed that nobody needs any more, in the background, where the host has a unit for that.
@@ -153,23 +146,16 @@ pub fn prune() {
 }
 
 /// What went wrong: systemctl's words, the unit's state, and what the unit wrote.
-fn failure(
-    host: &Host,
-    mark: &Mark,
-    kind: Kind,
-    run: &Systemctl,
-    branch: &Branch,
-    unit: &str,
-) -> Outcome {
+fn failure(mark: &Mark, kind: Kind, run: &Systemctl, unit: &str) -> Outcome {
     if mark.is_undeployed() {
-        return undeployed(branch);
+        return undeployed(mark.branch);
     }
     let mut text = format!("{} of {unit} failed: {}", run.verb, run.words());
     if run.is_canceled() {
         return Outcome::new(Kind::Canceled, text);
     }
     let kind = if run.has_begun() { kind } else { Kind::Failed };
-    if let Ok([known, instance]) = show([unit, &branch.unit()]) {
+    if let Ok([known, instance]) = show([unit, &mark.branch.unit()]) {
         // An inactive unit has been unloaded meanwhile: its state says nothing.
         if known.get("ActiveState") != "inactive" {
             let _ = write!(text, "\n{known}");
@@ -177,7 +163,7 @@ fn failure(
         if kind == Kind::PullFailed && instance.is_up() {
             text.push_str("\nwhat ran before still runs");
         }
-        text += &last_lines(host.log_lines, unit, run.since, known.get("InvocationID"));
+        text += &last_lines(mark.host.log_lines, unit, run.since, known.get("InvocationID"));
     }
     Outcome::new(kind, text)
 }
