@@ -73,7 +73,7 @@ def test_a_deployment_takes_as_long_as_a_restart():
     first, again, restart = (statistics.median(each) for each in (first, again, restarts))
     print(f"first {first:.2f} s, again {again:.2f} s, restart {restart:.2f} s")
     assert first < 1.2 * restart
-    assert again < 1.6 * restart
+    assert again < 2 * restart, "with its pull"
 
 
 # --- What visitors are told
