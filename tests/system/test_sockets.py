@@ -55,8 +55,8 @@ def test_seven_redeployments_within_ten_seconds():
 
 
 @pytest.mark.alone
-def test_a_deployment_takes_as_long_as_a_restart():
-    """Beside systemctl on the same unit, in turn."""
+def test_a_deployment_takes_little_longer_than_a_restart():
+    """Beside systemctl on the same unit, in turn; that pulls nothing."""
     push("v1")
     service, first, again, restarts = f"systemctl restart {SERVICE}".split(), [], [], []
 
@@ -72,8 +72,8 @@ def test_a_deployment_takes_as_long_as_a_restart():
         assert undeploy(BRANCH).status == 200
     first, again, restart = (statistics.median(each) for each in (first, again, restarts))
     print(f"first {first:.2f} s, again {again:.2f} s, restart {restart:.2f} s")
-    assert first < 1.2 * restart
-    assert again < 2 * restart, "with its pull"
+    assert first < 1.5 * restart
+    assert again < 2 * restart
 
 
 # --- What visitors are told
