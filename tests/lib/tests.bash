@@ -50,7 +50,7 @@ marked() {
 soak() {
     prerequisites
     (cd "$repo" && as_builder env FUZZ_INPUTS="${FUZZ_INPUTS:-1000000}" cargo test --locked --test fuzz)
-    SOAK=${SOAK:-10} in_machine tests/system -m soak
+    ROUNDS=${ROUNDS:-300} SOAK=${SOAK:-10} in_machine tests/system -m soak
 }
 
 # Whether there are packages, and nothing that they are made of is newer.
@@ -83,7 +83,7 @@ wait_for_those_beside() {
 in_machine() {
     build_fixtures
     prepared_machine
-    inside env SOAK="${SOAK:-}" python3 -m pytest -p no:cacheprovider "$@" || {
+    inside env ROUNDS="${ROUNDS:-}" SEED="${SEED:-}" SOAK="${SOAK:-}" python3 -m pytest -p no:cacheprovider "$@" || {
         local status=$?
         # Each failure came with its own part of the journal, and the last lines are the failures' names.
         is_explained=yes

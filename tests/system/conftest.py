@@ -13,7 +13,7 @@ import host
 MARKS = [
     "alone: asserts a time, so nothing else of the suite runs meanwhile",
     "each_suite: depends on systemd's or Podman's version, so it runs on both Debians",
-    "soak: does more of the same with SOAK=N",
+    "soak: does more of the same before a release",
 ]
 # Each machine has the same files. All that is not `alone` shares this one.
 FLOOR = os.open(__file__, os.O_RDONLY)

@@ -17,7 +17,9 @@ from test_truth import BRANCH, UP, left, runs, status, template
 
 __all__ = ["template"]
 
-ROUNDS, SEED = int(os.environ.get("ROUNDS", "6")), int(os.environ.get("SEED", "1"))
+pytestmark = [pytest.mark.each_suite, pytest.mark.soak]
+
+ROUNDS, SEED = int(os.environ.get("ROUNDS") or 6), int(os.environ.get("SEED") or 1)
 
 
 class Round:

@@ -14,6 +14,8 @@ import host
 import registry
 from host import deploy, undeploy
 
+pytestmark = pytest.mark.each_suite
+
 BRANCH = "feature-x"
 UNIT, PULL = f"buildbtw@{BRANCH}.service", f"buildbtw-pull@{BRANCH}.service"
 SHIPPED = ["buildbtw-pull@.service", "buildbtw-pull", "buildbtw-prune.service", "buildbtw-prune"]
