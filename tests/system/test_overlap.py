@@ -19,7 +19,7 @@ __all__ = ["template"]
 
 pytestmark = [pytest.mark.each_suite, pytest.mark.soak]
 
-ROUNDS, SEED = int(os.environ.get("ROUNDS") or 6), int(os.environ.get("SEED") or 1)
+ROUNDS, SEED = int(os.environ.get("ROUNDS") or 3), int(os.environ.get("SEED") or 1)
 
 
 class Round:
