@@ -102,45 +102,49 @@ def test_follow():
 def test_debug(token_file):
     token_file.write_text(f"{host.token()} name\n")
     assert host.deploy("feature-x").status == 200
-    status, records, instance, sockets = run_block("debug")
+    status, listed, records, instance, sockets = run_block("debug")
     assert status.startswith("HTTP/1.0 200 OK")
+    assert "buildbtw@feature-x.service" in listed
     assert "deploy-branch feature-x: 200" in records
     assert "buildbtw@feature-x.service" in instance
     assert sockets.count("active (listening)") == 2
     assert host.undeploy("feature-x").status == 200
 
 
-def reload():
-    """Has systemd take up the drop-ins."""
+@pytest.fixture
+def edited():
+    """Drop-ins that an operator makes are gone afterwards."""
+    yield
+    for directory in Path("/etc/systemd/system").glob("buildbtw-*.d"):
+        shutil.rmtree(directory)
     host.systemctl("daemon-reload")
     host.systemctl("restart", "buildbtw-hook.socket")
 
 
-@pytest.fixture
-def drop_ins():
-    """The files that the README has an operator make; none of them is left."""
-    units = ("buildbtw-hook.socket", "buildbtw-hook@.service", "buildbtw-systemctl@.service")
-    files = [Path(f"/etc/systemd/system/{unit}.d/local.conf") for unit in units]
-    yield files
-    for file in files:
-        file.unlink(missing_ok=True)
-    reload()
+def test_configure(edited):
+    run_block("configure")
+    environment = host.unit("buildbtw-systemctl@x.service", "Environment")["Environment"].split()
+    assert "BUILDBTW_LOG_LINES=5" in environment
 
 
 def effect():
-    """What the drop-ins can change."""
+    """What the examples can change."""
     listening = host.unit("buildbtw-hook.socket", "Listen", "PollLimitBurst")
     calls = host.unit("buildbtw-hook@x.service", "Environment", "RuntimeMaxUSec")
     return [listening, calls, host.unit("buildbtw-systemctl@x.service", "Environment", "RuntimeMaxUSec")]
 
 
-def test_configure(drop_ins):
+def test_the_examples(edited):
     before = effect()
-    run_block("configure")
-    assert effect() == before, "nothing is set that an operator did not uncomment"
-    for file in drop_ins:
-        file.write_text(re.sub(r"(?m)^#(?=\w)", "", file.read_text()))
-    reload()
+    units = ("buildbtw-hook.socket", "buildbtw-hook@.service", "buildbtw-systemctl@.service")
+    for change in (str, lambda text: re.sub(r"(?m)^#(?=\w)", "", text)):
+        for unit in units:
+            text = change(Path(f"systemd/{unit}.conf").read_text())
+            host.run("systemctl", "edit", "--stdin", unit, input=text)
+        if change is str:
+            assert effect() == before, "nothing is set that an operator did not uncomment"
+    host.systemctl("restart", "buildbtw-hook.socket")
+    assert effect() != before
     assert "/run/buildbtw-hook.sock" in host.systemctl("show", "--property=Listen", "buildbtw-hook.socket")
     assert host.deploy("feature-x").status == 200
     assert host.undeploy("feature-x").status == 200

@@ -98,8 +98,9 @@ fn carry_out(host: &Host, order: &Order, peer: &UnixStream) {
     let outcome = match order {
         Order::Deploy { branch, respond_async } => work::deploy(host, branch, || {
             if *respond_async {
-                let text =
-                    format!("deploy of {branch} is accepted; branch-status tells the outcome");
+                let text = format!(
+                    "deploy of branch {branch} is accepted; branch-status tells the outcome"
+                );
                 tell(peer, &Outcome::new(Kind::Accepted, text));
                 is_told = true;
             }
