@@ -104,7 +104,7 @@ fn a_caller_who_would_not_wait_is_told_the_outcome_by_the_status() {
     let host = Host::new().hold(RESTART_X);
     let line = format!("POST {DEPLOY}?branch=x HTTP/1.1");
     let request = authorized(&line, &["prefer: wait=10, RESPOND-Async ; a=b"], "");
-    let words = "deploy of x is accepted; branch-status tells the outcome\n";
+    let words = "deploy of branch x is accepted; branch-status tells the outcome\n";
     let answer = host.exchange(&request);
     assert_eq!((answer.status, answer.text.as_str()), (202, words));
     assert_eq!(answer.header("preference-applied"), Some("respond-async"));

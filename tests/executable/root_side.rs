@@ -46,7 +46,7 @@ fn an_order_runs_these_commands_and_no_other() {
         ("deploy x", host().show("-pull@x.service", masked), deployed, RESTART_X),
         ("deploy x", pulling(""), deployed, PULL_AND_RESTART_X),
         ("deploy x", pulling("12ab revision 3.x\n\u{1b}[\""), with_image, PULL_AND_RESTART_X),
-        ("deploy x async", host(), "accepted\ndeploy of x is accepted;", RESTART_X),
+        ("deploy x async", host(), "accepted\ndeploy of branch x is accepted;", RESTART_X),
         ("deploy x", host().show("@x.service", GONE), not_found, NOT_RUN),
         ("deploy x async", host().show("@x.service", GONE), not_found, NOT_RUN),
         ("undeploy x", host(), was_not, STOP_X),
