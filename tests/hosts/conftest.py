@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +20,25 @@ import yaml
 from documents import REPO, blocks
 
 ENTER = REPO / "tests/hosts/enter"
-VAULT = "group_vars/all/vault_buildbtw.yml"
-KEYS = ["dev_deploy_token", "staging_deploy_token"]
-KEYS += [f"{stage}_cookie_encryption_key" for stage in ("dev", "staging", "production")]
-
-NAMES = {
-    "dev": "buildbtw.dev.archlinux.org",
-    "staging": "buildbtw.staging.archlinux.org",
-    "production": "buildbtw.archlinux.org",
-    "builders": "buildbtw.archlinux.builders",
-    "review": "buildbtw.archlinux.review",
+# Each host with the inventory that it is in.
+CURRENT = "inventories/current"
+HOSTS = {
+    "dev": ("buildbtw.dev.archlinux.org", "."),
+    "staging": ("buildbtw.staging.archlinux.org", "."),
+    "production": ("buildbtw.archlinux.org", "."),
+    "review": ("buildbtw.archlinux.review", CURRENT),
+    "builders": ("buildbtw.archlinux.builders", CURRENT),
+    "today's production": ("buildbtw.archlinux.org", CURRENT),
+}
+# What the current hosts' own role for nginx has put there.
+NGINX = {
+    "conf.d/arch.conf": """\
+log_format main '$remote_addr "$request" $status';
+log_format json_main escape=json '{"client":"$remote_addr","request":"$request","status":$status}';
+include /etc/nginx/nginx.d/*.conf;
+""",
+    "snippets/listen-80.conf": "listen 80;\nlisten [::]:80;\n",
+    "snippets/listen-443.conf": "listen 443 ssl;\nlisten [::]:443 ssl;\nhttp2 on;\n",
 }
 
 # The call of today's CI, word for word but for the names of its variables.
@@ -49,9 +57,11 @@ buildbtw_image: localhost:5000/archlinux/buildbtw/backend
 
 
 def pytest_sessionstart(session):
-    """Refuses to run without the machine's root and Ansible."""
+    """Refuses to run without the machine's root and Ansible; packs the release once, for all workers."""
     if "MACHINE_ROOT" not in os.environ:
         pytest.exit("run these by tests/hosts/run", returncode=2)
+    if not hasattr(session.config, "workerinput"):
+        subprocess.run(["bash", "-euc", document("hosts")[1]], cwd=REPO / "ansible", check=True)
 
 
 class Answer(NamedTuple):
@@ -70,8 +80,9 @@ class Host:
     """One of the inventory's hosts, as a machine."""
 
     def __init__(self, stage):
-        self.stage, self.name = stage, NAMES[stage]
-        self.directory = Path(tempfile.mkdtemp(prefix=f"host.{stage}.", dir=os.environ["WORK"]))
+        self.stage = stage
+        self.name, self.inventory = HOSTS[stage]
+        self.directory = Path(tempfile.mkdtemp(prefix="host.", dir=os.environ["WORK"]))
         self.directory.chmod(0o755)
         for part in ("changes", "overlay", "root", "containers"):
             (self.directory / part).mkdir(parents=True)
@@ -82,7 +93,17 @@ class Host:
         self._certificate()
         with open(self.directory / "root/etc/hosts", "a") as hosts:
             hosts.write(f"127.0.0.1 {self.name}\n")
+        if self.inventory == CURRENT:
+            for path, text in NGINX.items():
+                self.write(f"etc/nginx/{path}", text)
         self._control_host()
+
+    def write(self, path, text, mode=0o644):
+        """A file of the host."""
+        file = self.directory / "root" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
 
     def _mount(self, kind, options, part):
         subprocess.run(["mount", "-t", kind, kind, "-o", options, self.directory / part], check=True)
@@ -104,14 +125,13 @@ class Host:
             "ANSIBLE_NOCOLOR": "1",
             "HOME": str(self.directory),
         }
-        for part in ("ansible", "systemd"):
-            shutil.copytree(REPO / part, self.directory / part)
-        release = "target/release"
-        (self.directory / release).mkdir(parents=True)
-        for name in ("buildbtw-hook", "buildbtw-systemctl"):
-            shutil.copy(REPO / release / name, self.directory / release)
         self.ansible = self.directory / "ansible"
-        (self.ansible / "group_vars/all/machine.yml").write_text(MACHINE_VARIABLES)
+        shutil.copytree(REPO / "ansible", self.ansible)
+        for part in ("systemd", "target"):
+            (self.directory / part).symlink_to(REPO / part)
+        (self.ansible / self.inventory / "group_vars/all/machine.yml").write_text(MACHINE_VARIABLES)
+        variables = f"{CURRENT}/host_vars/{self.name}" if self.inventory == CURRENT else "group_vars/all"
+        self.vault = self.ansible / variables / "vault_buildbtw.yml"
 
     # --- Power
 
@@ -220,32 +240,31 @@ class Host:
         assert process.returncode == 0, output
         return output
 
-    def own_vault(self, vault=VAULT, keys=KEYS):
-        """The operators' own, in place of the example."""
+    def own_vault(self):
+        """The operators' own: each of the example's values, made up."""
         self.on_control_host("bash", "-euc", "\n".join(document("vault")))
         self.environment["ANSIBLE_VAULT_PASSWORD_FILE"] = f"{self.directory}/.buildbtw_vault_password"
-        lines = [f"vault_buildbtw_{key}: {secrets.token_hex(32)}\n" for key in keys]
-        (self.ansible / vault).write_text("".join(lines))
-        self.on_control_host("ansible-vault", "encrypt", vault)
-
-    def secret(self, key):
-        """A value of the vault."""
-        return self.on_control_host("misc/get_key.py", VAULT, f"vault_buildbtw_{self.stage}_{key}").strip()
+        example = yaml.safe_load(self.on_control_host("ansible-vault", "view", self.vault))
+        self.secrets = {key: secrets.token_hex(32) for key in example}
+        self.vault.write_text(yaml.safe_dump(self.secrets))
+        self.on_control_host("ansible-vault", "encrypt", self.vault)
 
     @cached_property
     def token(self):
-        return self.secret("deploy_token")
+        stage = f"{self.stage}_" if self.inventory == "." else ""
+        return self.secrets[f"vault_buildbtw_{stage}deploy_token"]
 
     def play_command(self, *options):
-        return [*document("hosts")[-1].split(), "-l", self.name, *options]
+        inventory = ["-i", f"{CURRENT}/hosts.yml"] if self.inventory == CURRENT else []
+        return [*document("hosts")[-1].split(), *inventory, "-l", self.name, *options]
 
     def play(self, *options):
-        """The playbook's counts on this host; its output is shown with a test that fails."""
+        """Runs the playbook; how many tasks changed something, and failed. A failed test shows its output."""
         with self.control_host_process(*self.play_command(*options)) as play:
             self.played = play.stdout.read()
         print(self.played)
         recap = re.search(rf"^{self.name} .*:(.*)", self.played, re.M)[1]
-        return {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", recap)}
+        return tuple(int(re.search(rf"{name}=(\d+)", recap)[1]) for name in ("changed", "failed"))
 
     def play_until(self, task, *options):
         """The playbook, killed once it has begun a task."""
@@ -256,11 +275,9 @@ class Host:
                     return
         raise AssertionError(f"no task {task!r}")
 
-    def set_up(self):
-        """The playbook, which changes nothing when it is run again."""
-        assert self.play()["failed"] == 0
-        again = self.play()
-        assert (again["changed"], again["failed"]) == (0, 0)
+    def set_up(self, *options):
+        """The playbook, which succeeds."""
+        assert self.play(*options)[1] == 0
 
     # --- Its clients
 
@@ -291,6 +308,10 @@ class Host:
         self.push(branch, version)
         assert_told(self.deploy(branch), 200, "is deployed")
 
+    def page(self, branch=None):
+        """What a visitor of the host, or of a branch, gets."""
+        return self.get(f"https://{branch}.HOST/" if branch else "https://HOST/")
+
     def ci_job(self, job, branch="feature-x"):
         """What a job of ansible/gitlab-ci.yml prints, run as a runner runs it."""
         ci = yaml.safe_load((REPO / "ansible/gitlab-ci.yml").read_text())
@@ -312,33 +333,14 @@ def assert_told(answer, status, words=""):
     assert words in answer.text
 
 
-def at_once(call, arguments):
-    """The results of calls made at the same time."""
-    with ThreadPoolExecutor(len(arguments)) as pool:
-        return list(pool.map(call, arguments))
-
-
-@pytest.fixture(scope="module")
-def bare_host(request):
-    """The host of the module's STAGE before the playbook ran, with its IMAGES in the registry.
+@contextmanager
+def new_host(stage, images):
+    """A host before the playbook ran, with images in its registry and a vault of its operators' own.
 
     nginx and Podman are there, which saves half a minute; test_dev has the playbook install them.
     """
-    with Host(request.module.STAGE).booted() as host:
-        for tag, version in request.module.IMAGES.items():
+    with Host(stage).booted() as host:
+        for tag, version in images.items():
             host.push(tag, version)
+        host.own_vault()
         yield host
-
-
-@pytest.fixture(scope="module")
-def host_to_be(bare_host):
-    """The same, with the operators' own vault."""
-    bare_host.own_vault()
-    return bare_host
-
-
-@pytest.fixture(scope="module")
-def host(host_to_be):
-    """The module's host, set up."""
-    host_to_be.set_up()
-    return host_to_be

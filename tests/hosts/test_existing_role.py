@@ -9,7 +9,6 @@ import pytest
 
 from conftest import Host, assert_told
 from documents import blocks
-from test_today import NGINX
 
 NGINX_CONF = """\
 map_hash_bucket_size 128;
@@ -43,6 +42,7 @@ server {
 TEMPLATE = """\
 [Container]
 ContainerName=buildbtw-%i
+Environment=BUILDBTW_COOKIE_ENCRYPTION_KEY=SIXTY-FOUR
 Environment=BUILDBTW_DATABASE_FILE=/var/lib/buildbtw/buildbtw.sqlite
 Environment=BUILDBTW_LISTEN=unix:/run/buildbtw/%i.sock:777
 Environment=BUILDBTW_SERVER_URL=https://%i.HOST
@@ -93,16 +93,15 @@ class Existing(Host):
     taken: frozenset = frozenset()
 
     def write(self, path, text, mode=0o644):
-        """A file of the host."""
-        file = self.directory / "root" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text.replace("HOST", self.name).replace("TOKEN", self.token))
-        file.chmod(mode)
+        super().write(
+            path,
+            text.replace("HOST", self.name).replace("TOKEN", self.token).replace("SIXTY-FOUR", 64 * "k"),
+            mode,
+        )
 
     def set_up(self):
         """What the hosts' own roles have put there."""
-        for path, text in (NGINX | {"nginx.d/buildbtw.conf": NGINX_CONF}).items():
-            self.write(f"etc/nginx/{path}", text)
+        self.write("etc/nginx/nginx.d/buildbtw.conf", NGINX_CONF)
         self.write("etc/containers/systemd/buildbtw@.container", TEMPLATE)
         self.write("etc/tmpfiles.d/buildbtw.conf", "d /run/buildbtw\n")
         self.write("etc/webhook.conf", json.dumps(HOOKS))
@@ -112,19 +111,18 @@ class Existing(Host):
         self.shell("systemctl enable --now nginx.service webhook.service")
         self.until("curl -s localhost:9000")
 
-    def page(self, branch):
-        """What a visitor of a branch gets."""
-        return self.get(f"https://{branch}.HOST/")
-
     def take(self, *steps):
         """Runs steps of the document."""
-        variables = {"buildbtw_hook_source": self.directory, "vault_buildbtw_deploy_token": self.token}
+        variables = {
+            "buildbtw_release": self.directory / "target/buildbtw-hook.tar.gz",
+            "vault_buildbtw_deploy_token": self.token,
+        }
         lines = [f"    {name}: {value}\n" for name, value in variables.items()]
         tasks = textwrap.indent("\n".join(STEPS[step] for step in steps), "    ")
         self.taken |= {*steps}
         play = self.directory / "existing.yml"
         play.write_text(f"- hosts: all\n  gather_facts: false\n  vars:\n{''.join(lines)}  tasks:\n{tasks}")
-        machine = self.ansible / "group_vars/all/machine.yml"
+        machine = self.ansible / self.inventory / "group_vars/all/machine.yml"
         self.on_control_host("ansible-playbook", "-i", f"{self.name},", "-e", f"@{machine}", play)
 
 
@@ -142,16 +140,22 @@ def test_the_steps(host):
     for branch in BRANCHES:
         told = host.todays_ci("deploy-branch", branch)
         assert told.returncode == 0, told.stdout + host.shell("journalctl --no-pager -n 20")
+        # webhook answers before the instance does.
+        host.until(
+            f"curl --silent --output /dev/null --unix-socket /run/buildbtw/{branch}.sock http://localhost/"
+        )
         assert_told(host.page(branch), 200, "version v1")
     containers = host.shell("podman ps --quiet")
 
-    host.take("token", "nginx", "template", "install", "symlinks")
+    host.take("token", "template", "install", "nginx", "symlinks")
 
     assert host.shell("podman ps --quiet") == containers, "what was deployed goes on"
     assert_told(host.page("feature-x"), 200, "version v1")
-    assert host.shell("ls /var/lib/buildbtw-hook").split() == BRANCHES
+    listed = host.shell("ls /etc/systemd/system/buildbtw.target.wants").split()
+    assert listed == [f"buildbtw@{branch}.service" for branch in BRANCHES]
     assert host.shell("find /etc/containers/systemd -type l") == ""
-    assert re.search(r"proxy_pass http://localhost:9000;\s+proxy_read_timeout 21m;", host.shell("nginx -T"))
+    passed_on = r"proxy_pass http://unix:/run/buildbtw-hook.sock;\s+proxy_read_timeout 21m;"
+    assert re.search(passed_on, host.shell("nginx -T"))
 
 
 def test_the_same_calls(host):

@@ -2,20 +2,27 @@
 
 import http.client
 import socket
+import socketserver
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Event
 
 import pytest
 
 import host
 
+# nginx 1.26 and 1.30.
+pytestmark = pytest.mark.each_suite
+
 HTTPS, HTTP = 8085, 8086
 # <linux/in6.h>: an address that no interface has.
 IPV6_FREEBIND = 78
 STUB = "/run/nginx-stub.sock"
+# visitor:secret
+VISITOR = "Basic dmlzaXRvcjpzZWNyZXQ="
 STATUS = "/hooks/branch-status?branch=never"
 
 NGINX = """\
@@ -72,7 +79,9 @@ def nginx_alone(tmp_path):
         process.terminate()
 
 
-def visit(path, source="127.0.0.1", port=HTTPS, credentials=None, name="test", timeout=60):
+def visit(
+    path, source="127.0.0.1", port=HTTPS, credentials=None, name="test", timeout=60, method="GET", body=None
+):
     """The answer to a call from an address of one's own; None if there is none in time."""
     server, family = ("::1", socket.AF_INET6) if ":" in source else ("127.0.0.1", socket.AF_INET)
     connection = http.client.HTTPConnection(server, port)
@@ -84,9 +93,9 @@ def visit(path, source="127.0.0.1", port=HTTPS, credentials=None, name="test", t
     connection.sock.connect((server, port))
     fields = {"Host": name}
     if credentials:
-        fields["Authorization"] = f"Bearer {credentials}"
+        fields["Authorization"] = credentials if " " in credentials else f"Bearer {credentials}"
     try:
-        connection.request("GET", path, headers=fields)
+        connection.request(method, path, body, fields)
         answer = connection.getresponse()
         return host.Answer(answer.status, dict(answer.getheaders()), answer.read().decode())
     except TimeoutError:
@@ -123,7 +132,7 @@ def test_a_flood_of_strangers_does_not_hold_up_a_call_with_the_token(nginx):
         return time.monotonic() - begin
 
     quiet = max(asks() for _ in range(3))
-    told, done, begin = [], Event(), time.monotonic()
+    told, done, begin = [], threading.Event(), time.monotonic()
 
     def flood(which):
         for n in range(1, 65000):
@@ -162,3 +171,136 @@ def test_a_branch_that_is_not_deployed_has_a_page_of_text(nginx_alone, name):
     told = visit("/", name=name)
     assert (told.status, told.headers["Content-Type"]) == (404, "text/plain")
     assert f"no branch runs at {name}" in told.text
+
+
+def test_each_token_of_the_host_is_known(token_file, tmp_path):
+    other = 40 * "o"
+    token_file.write_text(f"{host.token()} one\n{other} other\n")
+    with nginx_before(STUB, tmp_path) as process:
+        told = [visit(STATUS, credentials=other).status for _ in range(15)]
+        process.terminate()
+    assert told == [200] * 15
+
+
+def test_a_refusal_of_nginx_is_text(nginx):
+    told = visit("/hooks/deploy-branch", method="POST", body=20000 * b"0", credentials=host.token())
+    assert (told.status, told.headers["Content-Type"]) == (413, "text/plain")
+    assert "at most 16 KiB" in told.text
+    told = next(answer for answer in (visit(STATUS) for _ in range(100)) if answer.status == 429)
+    assert (told.status, told.headers["Content-Type"]) == (429, "text/plain")
+    assert "ask again later" in told.text
+    assert told.headers["Retry-After"] == "10"
+
+
+# --- What visitors of an instance meet
+
+
+class Instance(BaseHTTPRequestHandler):
+    """An instance that does what a path says, and what it was asked."""
+
+    protocol_version = "HTTP/1.1"
+    asked: list = []
+
+    def do_GET(self):
+        self.asked.append(self.command)
+        self.close_connection = True
+        if self.path == "/cut" and len(self.asked) == 1 or self.path == "/dead":
+            return
+        if self.path == "/upgrade":
+            self.wfile.write(b"HTTP/1.1 101 Upgrade\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
+            self.wfile.write(self.rfile.readline())
+            return
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.path == "/events":
+            self.wfile.write(b"data: first\n\n")
+            self.rfile.readline()
+        elif self.path == "/upload":
+            self.asked.append(self.rfile.read(1))
+            self.rfile.read(int(self.headers["Content-Length"]) - 1)
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_):
+        """The server has a Unix socket, whose clients have no address to log."""
+
+
+@pytest.fixture
+def asked():
+    """What the instance of the branch `stub` was asked, since the test began."""
+    directory = Path("/run/buildbtw/stub")
+    directory.mkdir(parents=True)
+    with socketserver.ThreadingUnixStreamServer(str(directory / "http.sock"), Instance) as server:
+        (directory / "http.sock").chmod(0o777)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        Instance.asked = []
+        yield Instance.asked
+        server.shutdown()
+    host.run("rm", "-r", directory)
+
+
+def connected(request):
+    """A connection to nginx on which a request to the instance was sent."""
+    connection = socket.create_connection(("127.0.0.1", HTTPS), 5)
+    connection.sendall(request.replace("\n", "\r\n", 2).encode())
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "times"),
+    [
+        ("GET", "/cut", None, 200, 2),
+        ("HEAD", "/cut", None, 200, 2),
+        ("GET", "/dead", None, 502, 2),
+        ("POST", "/cut", b"body", 502, 1),
+        ("POST", "/cut", None, 502, 1),
+        ("GET", "/cut", b"body", 502, 1),
+        ("GET", "/cut", iter([b"chunk"]), 502, 1),
+        ("DELETE", "/cut", None, 502, 1),
+    ],
+)
+def test_what_was_cut_off_is_asked_once_more(nginx_alone, asked, method, path, body, status, times):
+    Instance.do_DELETE = Instance.do_GET
+    told = visit(path, name="stub.test", method=method, body=body)
+    assert (told.status, asked) == (status, times * [method])
+    if status == 502:
+        assert told.headers["Content-Type"] == "text/plain"
+        assert "no answer" in told.text
+    assert told.headers["X-Robots-Tag"] == "noindex"
+
+
+def test_an_upload_passes_as_it_comes_whatever_its_size(nginx_alone, asked):
+    with connected("POST /upload HTTP/1.0\nHost: stub.test\nContent-Length: 3000000\r\n\r\n") as connection:
+        connection.sendall(b"first")
+        host.until(lambda: asked == ["POST", b"f"])
+        connection.sendall(2_999_995 * b"0")
+        assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 200")
+
+
+def test_a_stream_of_events_comes_at_once(nginx_alone, asked):
+    with connected("GET /events HTTP/1.0\nHost: stub.test\n\r\n") as connection:
+        assert b"data: first\n" in connection.makefile("rb")
+
+
+def test_a_web_socket_passes(nginx_alone, asked):
+    upgrade = "GET /upgrade HTTP/1.1\nHost: stub.test\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
+    with connected(upgrade) as connection:
+        lines = connection.makefile("rb")
+        assert lines.readline().startswith(b"HTTP/1.1 101")
+        connection.sendall(b"echoed\n")
+        assert b"echoed\n" in lines
+
+
+def test_visitors_have_passwords_and_callers_have_none(asked, tmp_path):
+    visitors = Path("/run/nginx-visitors")
+    visitors.write_text("visitor:{PLAIN}secret\n")
+    try:
+        with nginx_before(host.SOCKET, tmp_path) as process:
+            told = [visit("/", name="stub.test"), visit("/cut", name="stub.test", credentials=VISITOR)]
+            called = visit(STATUS, credentials=host.token())
+            process.terminate()
+    finally:
+        visitors.unlink()
+    assert [answer.status for answer in told] == [401, 200]
+    assert called.status == 404
