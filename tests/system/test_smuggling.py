@@ -3,7 +3,6 @@
 import re
 import socket
 from collections import Counter
-from functools import partial
 from itertools import chain
 from socket import SHUT_WR
 
@@ -124,7 +123,7 @@ FIELDS = [
     (f"X: {'x' * 9000}", REFUSED),
     ("Host: other", REFUSED),
     ("Authorization: Bearer {token}", REFUSED),
-    ("X: \xe4", [400, "next"]),
+    ("X: \xe4", OURS),
     ("X: \x7f", [400, "next"]),
     ("X: y\nY: z", OURS),
     ("X", OURS),
@@ -233,7 +232,7 @@ def answers(stream):
 
 def outcome(answer):
     """The branch that was undeployed, or a status."""
-    done = re.match("branch (.+) is not deployed any more", answer.text)
+    done = re.match("branch (.+) (?:is not deployed any more|was not deployed)", answer.text)
     return done[1] if done and answer.status == 200 else answer.status
 
 
@@ -256,7 +255,8 @@ def told(port, messages):
 def test_nothing_is_smuggled(messages, journal, jobs):
     # The last one meets whatever is left in the pool.
     messages = [*messages, ("", ["next"])]
-    forms = host.at_once(*[partial(told, port, messages) for port in PROXIES])
+    # One after another: of two orders for a branch at once, one may ask for a second stop.
+    forms = [told(port, messages) for port in PROXIES]
     for answered in forms:
         outcomes = [[outcome(answer) for answer in each] for each in answered]
         assert list(zip([message for message, _ in messages], outcomes, strict=True)) == messages
