@@ -112,6 +112,12 @@ def test_redeployments_asleep_and_awake():
     assert deploy(BRANCH).status == 200, "it is started, or the outcome would not be known"
     assert host.state(BRANCH) == "active"
     assert visit(BRANCH).text.startswith("version v1")
+    with host.repeated(*4 * [lambda: visit(BRANCH)]) as visits:
+        for version in range(2, 5):
+            push(f"v{version}")
+            assert deploy(BRANCH).status == 200
+            assert visit(BRANCH).text.startswith(f"version v{version}")
+    assert {each.status for each in visits} == {200}
     falls_asleep()
 
 

@@ -1,5 +1,8 @@
 """Visitors of an instance: none is lost by a redeployment, and each is told the truth at once."""
 
+import http.client
+import itertools
+import re
 import statistics
 import time
 from pathlib import Path
@@ -45,13 +48,74 @@ def branch_status():
 # --- Redeployments
 
 
+class Stream:
+    """A visitor who reads events, and comes back when they end."""
+
+    def __init__(self):
+        self.events, self.statuses = 0, []
+
+    def __call__(self):
+        connection = http.client.HTTPConnection("127.0.0.1", 8081, timeout=60)
+        connection.request("GET", "/events", headers={"Host": f"{BRANCH}.test"})
+        answer = connection.getresponse()
+        self.statuses.append(answer.status)
+        begin = time.monotonic()
+        while time.monotonic() - begin < 1 and answer.readline().startswith(b"data:"):
+            answer.readline()
+            self.events += 1
+        connection.close()
+
+
+@pytest.mark.parametrize("variant", ["", "ends-1", "ends-143", "deaf"])
+def test_four_redeployments_lose_no_visitor(variant):
+    """The deaf one ends by SIGKILL."""
+    push("v0", variant=variant)
+    with host.files({Path(f"{host.TEMPLATE}.d/kill.conf"): "[Container]\nStopTimeout=1\n"}):
+        assert deploy(BRANCH).status == 200
+        notes = Path(f"/var/lib/buildbtw/{BRANCH}/uploads")
+        notes.unlink(missing_ok=True)
+        socket = host.unit(f"buildbtw@{BRANCH}.socket", "InvocationID")
+        numbers, uploads, stream = itertools.count(), {}, Stream()
+
+        def upload():
+            number = next(numbers)
+            told = visit(BRANCH, f"/upload?number={number}&seconds=0.2", "POST", bytes(100_000))
+            uploads[number] = told.status
+
+        slow = 4 * [lambda: visit(BRANCH, "/?seconds=0.5")]
+        with (
+            visitors(4) as visits,
+            host.repeated(*slow) as slow_visits,
+            host.repeated(upload, upload),
+            host.repeated(stream),
+        ):
+            for version in range(1, 5):
+                push(f"v{version}", variant=variant)
+                assert deploy(BRANCH).status == 200
+                assert f"version v{version} " in visit(BRANCH).text, "from now on it is the new one"
+                time.sleep(1)  # nginx asks once more, so no visit is to be cut off by two
+        assert host.unit(f"buildbtw@{BRANCH}.socket", "InvocationID") == socket, "it was never away"
+        longest = max(each.waited for each in visits)
+        print(f"{len(visits)} visits, {len(slow_visits)} slow, {len(uploads)} uploads, {longest:.2f} s")
+        assert {each.status for each in visits + slow_visits} == {200}
+        assert {each.text.split()[1] for each in visits} == {f"v{version}" for version in range(5)}
+        # One that was cut off may have had its effect.
+        assert set(uploads.values()) <= {200, 502}
+        arrived = [int(re.search(r"number=(\d+)", line)[1]) for line in notes.read_text().splitlines()]
+        assert len(arrived) == len(set(arrived)), "none was sent twice"
+        assert {number for number, status in uploads.items() if status == 200} <= set(arrived)
+        assert set(stream.statuses) == {200}
+        assert stream.events > 4 * len(stream.statuses)
+
+
 def test_seven_redeployments_within_ten_seconds():
     """The default start limits are five; what they count is not reset in between."""
     push("v1")
     assert deploy(BRANCH).status == 200
-    for _ in range(7):
-        assert deploy(BRANCH).status == 200
-        assert visit(BRANCH).status == 200
+    with visitors(2) as visits:
+        for _ in range(7):
+            assert deploy(BRANCH).status == 200
+    assert {each.status for each in visits} == {200}
 
 
 @pytest.mark.alone
