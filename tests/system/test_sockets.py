@@ -118,6 +118,15 @@ def test_seven_redeployments_within_ten_seconds():
     assert {each.status for each in visits} == {200}
 
 
+def test_seven_starts_of_the_socket_within_ten_seconds():
+    """What undeployments and deployments in turn come to."""
+    push("v1")
+    assert deploy(BRANCH).status == 200
+    for _ in range(7):
+        host.systemctl("restart", f"buildbtw@{BRANCH}.socket")
+    assert visit(BRANCH).status == 200
+
+
 @pytest.mark.alone
 def test_a_deployment_takes_little_longer_than_a_restart():
     """Beside systemctl on the same unit, in turn; that pulls nothing."""
