@@ -11,8 +11,8 @@ use buildbtw_hook::order::MAX_ORDER;
 use super::harness::*;
 
 const UP: &str = "ActiveState=active\n";
-const DOWN: &str = "ActiveState=inactive\n";
-const GONE: &str = "LoadState=not-found\nActiveState=inactive\n";
+const DOWN: &str = "ActiveState=inactive\nResult=success\n";
+const GONE: &str = "LoadState=not-found\nActiveState=inactive\nResult=success\n";
 const FAILED: &str = "ActiveState=failed\nSubState=failed\nInvocationID=ab12\n";
 const PULL_X: &str = "restart buildbtw-pull@x.service";
 const PULL_AND_RESTART_X: &str = "restart buildbtw-pull@x.service; restart buildbtw@x.service";
@@ -31,7 +31,11 @@ fn failing(words: &str) -> Host {
 fn an_order_runs_these_commands_and_no_other() {
     let host = Host::new;
     let masked = "LoadState=masked\nActiveState=inactive\n";
-    let no_state = "ActiveState=inactive\nCanClean=runtime\n";
+    let no_state = "ActiveState=inactive\nResult=success\nCanClean=runtime\n";
+    // It was waiting for its next start.
+    let gave_up = "ActiveState=inactive\nResult=exit-code\nCanClean=state\n";
+    let reset_and_clean = "stop buildbtw@x.service; reset-failed buildbtw@x.service; \
+                           --what=state clean buildbtw@x.service";
     let cleaning = || host().set("BUILDBTW_CLEAN", "state");
     let deployed = "done\nbranch x is deployed (restart of buildbtw@x.service)\n";
     let with_image =
@@ -55,6 +59,7 @@ fn an_order_runs_these_commands_and_no_other() {
         ("undeploy x", cleaning(), was_not, clean),
         ("undeploy x", cleaning().show("@x.service", no_state), was_not, STOP_X),
         ("undeploy x", host().show("@x.service", FAILED), was_not, reset),
+        ("undeploy x", cleaning().show("@x.service", gave_up), was_not, reset_and_clean),
         ("expire x", host(), "done\nbranch x has not expired\n", NOT_RUN),
         ("status x", host(), "absent\nbranch x is not deployed\n", NOT_RUN),
         ("list", host(), "done\n\n", NOT_RUN),

@@ -9,16 +9,31 @@ from conftest import Host, assert_told, document
 
 
 @pytest.fixture(scope="module")
-def host():
-    """Bare, then with the operators' own vault, then set up; each test finds it one step further."""
+def bare_host():
+    """Without what the playbook installs, and with the example's vault."""
     with Host("dev").booted() as host:
+        host.shell("apt-get purge --yes nginx podman webhook")
         yield host
+
+
+@pytest.fixture(scope="module")
+def host_to_be(bare_host):
+    """The same, with the operators' own vault."""
+    bare_host.own_vault()
+    return bare_host
+
+
+@pytest.fixture(scope="module")
+def host(host_to_be):
+    """Set up."""
+    host_to_be.set_up()
+    return host_to_be
 
 
 # --- The playbook
 
 
-def test_what_cannot_work_is_refused(host):
+def test_what_cannot_work_is_refused(bare_host):
     """All of it at once, and before anything is changed."""
     wrong = {
         "buildbtw_deploy_tokens": [{"name": "two words", "token": 32 * "x"}],
@@ -30,7 +45,7 @@ def test_what_cannot_work_is_refused(host):
             "BUILDBTW_OIDC_ADMIN_GROUPS": "admins",
         },
     }
-    assert host.play("-e", json.dumps(wrong)) == (0, 1)
+    assert bare_host.play("-e", json.dumps(wrong)) == (0, 1)
     for words in (
         "password is the example's",
         "Each of buildbtw_deploy_tokens",
@@ -38,26 +53,23 @@ def test_what_cannot_work_is_refused(host):
         "does not have 64 characters",
         "lacks BUILDBTW_GITLAB_PACKAGES_GROUP BUILDBTW_OIDC_",
     ):
-        assert words in host.played
+        assert words in bare_host.played
 
 
-def test_a_check_changes_nothing(host):
-    host.shell("apt-get purge --yes nginx podman webhook")
-    host.own_vault()
-    assert host.play("--check", "--diff")[1] == 0
+def test_a_check_changes_nothing(host_to_be):
+    assert host_to_be.play("--check", "--diff")[1] == 0
     for package in ("nginx", "podman"):
-        assert host.run("which", package).returncode == 1
+        assert host_to_be.run("which", package).returncode == 1
 
 
 def test_the_playbook(host):
-    """On a bare host; when it is run again it changes nothing."""
-    host.set_up()
+    """Which changes nothing when it is run again."""
     assert host.play() == (0, 0)
     verify = "systemd-analyze verify --generators=true --man=no buildbtw@feature-x.service 2>&1"
     said = host.shell(f"{verify} || echo failed").splitlines()
     # systemd 262 says so of its generators' own sandbox, in a container.
     assert [line for line in said if not line.startswith("Read-only bind remount failed, ignoring")] == []
-    assert host.state() == "running"
+    assert host.state() == "running", host.shell("systemctl --failed; journalctl -b -n 60")
 
 
 # --- What clients are told
@@ -132,7 +144,7 @@ def test_a_reboot_brings_back_what_was_deployed(host):
     assert_told(host.page("visited"), 200, "version v1")
     assert_told(host.page("feature-x"), 404, "no branch runs at")
     assert_told(host.undeploy("breaks"), 200, "is not deployed any more")
-    assert host.state() == "running"
+    assert host.state() == "running", host.shell("systemctl --failed; journalctl -b -n 60")
 
 
 def test_an_operator_reads_a_token(host):

@@ -118,8 +118,9 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     if !after.is_down() {
         return Err(format!("stop of {unit} failed: {}\n{after}", stopped.words()).into());
     }
-    if after.get("ActiveState") == "failed" {
-        // What the list wants stays loaded: the host would be "degraded", and systemd cleans no such unit.
+    if after.get("Result") != "success" {
+        // What the list wants stays loaded: the host would be "degraded", and systemd cleans no failed unit,
+        // and has one that was waiting for its next start fail once it is cleaned.
         Systemctl::run("reset-failed", &[], &[&unit]);
     }
     if host.clean && after.get("CanClean").split(' ').any(|what| what == "state") {
