@@ -129,6 +129,18 @@ def test_a_start_of_the_same_image_is_joined(jobs):
     assert [job for job in jobs() if job[1] == UNIT].count(("restart", UNIT)) == 1
 
 
+def test_nobody_is_told_that_an_image_runs_before_it_does():
+    """Callers who waited for one pull come to the start at the same moment: none may take the old instance for it."""
+    push("good")
+    assert deploy(BRANCH).status == 200
+    for version in range(5):
+        push(f"bad{version}", command="exit 3")
+        calls = [lambda wait=wait: time.sleep(wait / 25) or deploy(BRANCH) for wait in range(4)]
+        assert {answer.status for answer in host.at_once(*calls)} == {424}
+        push(f"good{version}")
+        assert deploy(BRANCH).status == 200
+
+
 def test_a_start_of_another_image_is_replaced_and_its_caller_is_told():
     old = push("old")
     with host.held(BRANCH) as let_go, host.in_background(lambda: deploy(BRANCH)) as first:

@@ -18,6 +18,7 @@ use buildbtw_hook::branch::Branch;
 use buildbtw_hook::order::{Kind, Outcome, Verb};
 
 use crate::host::Host;
+use crate::systemctl::Unit;
 
 /// The newest order for a branch: the verb, the image that runs, and the outcome once there is one.
 /// A newer order puts a file of its own in its place.
@@ -46,8 +47,9 @@ impl<'a> Mark<'a> {
             mark.write("")?;
             // A power failure cuts it off, too.
             mark.file.sync_all()?;
-            let _moment = lock(&host.marks)?;
+            let marks = lock(&host.marks)?;
             fs::rename(&new, host.marks.join(branch.as_str()))?;
+            marks.sync_all()?;
             Ok(mark)
         };
         done("mark the branch", begin().inspect_err(|_| drop(fs::remove_file(&new))))
@@ -116,9 +118,9 @@ const LEAVING: Duration = Duration::from_millis(100);
 pub struct Turn(File);
 
 impl Turn {
-    /// A deployment's turn, and whether the start that is under way is of the same image. Where the image
-    /// is not known it waits for that start.
-    pub fn deploy(mark: &Mark, image: &str) -> Result<(Self, bool), String> {
+    /// A deployment's turn, and where a start of the same image is under way, the invocation that the unit
+    /// had before. Where the image is not known it waits for that start.
+    pub fn deploy(mark: &Mark, image: &str) -> Result<(Self, Option<String>), String> {
         loop {
             let turn = Self::open(mark.host, mark.branch)?;
             let is_alone = turn.0.try_lock().is_ok();
@@ -132,8 +134,9 @@ impl Turn {
                 continue;
             }
             if !turn.is_to_leave() {
-                let is_same = !is_alone && !image.is_empty() && turn.note() == image;
-                return Ok((turn, is_same));
+                let (started, before) = turn.note();
+                let is_same = !is_alone && !image.is_empty() && started == image;
+                return Ok((turn, is_same.then_some(before)));
             }
             if is_alone {
                 // It has its chance now, or was killed.
@@ -144,9 +147,12 @@ impl Turn {
         }
     }
 
-    /// Notes the image of the start that begins, and has the next boot start the branch.
-    pub fn starts(&self, mark: &Mark, image: &str, sleeps: bool) -> Result<(), String> {
-        let noted = overwrite(&self.0, image).and_then(|()| enable(mark.host, mark.branch, sleeps));
+    /// Notes the image of the start that begins and the invocation that it ends, and has the next boot
+    /// start the branch.
+    pub fn starts(&self, mark: &Mark, image: &str, unit: &Unit) -> Result<(), String> {
+        let note = format!("{image}\n{}", unit.get("InvocationID"));
+        let sleeps = unit.get("StopWhenUnneeded") == "yes";
+        let noted = overwrite(&self.0, &note).and_then(|()| enable(mark.host, mark.branch, sleeps));
         done("note what the next boot starts", noted)
     }
 
@@ -161,18 +167,21 @@ impl Turn {
 
     /// Whether an undeployment waits for it.
     pub fn is_to_leave(&self) -> bool {
-        self.note() == LEAVE
+        self.note().0 == LEAVE
     }
 
     /// The image that was started last, where that is another than ours.
     pub fn other_image(&self, ours: &str) -> Option<String> {
-        Some(self.note()).filter(|note| !["", ours, LEAVE].contains(&note.as_str()))
+        Some(self.note().0).filter(|image| !["", ours, LEAVE].contains(&image.as_str()))
     }
 
-    fn note(&self) -> String {
+    /// The image, and the invocation before.
+    fn note(&self) -> (String, String) {
         let mut text = [0; 256];
         let len = self.0.read_at(&mut text, 0).unwrap_or_default();
-        String::from_utf8_lossy(&text[..len]).into_owned()
+        let text = String::from_utf8_lossy(&text[..len]);
+        let (image, before) = text.split_once('\n').unwrap_or((&text, ""));
+        (image.to_owned(), before.to_owned())
     }
 
     /// Ends an undeployment's turn, with nothing left behind.
@@ -204,7 +213,8 @@ fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<()> {
     remove(&new)?;
     symlink(template, &new)?;
     fs::rename(new, host.wants.join(wanted))?;
-    remove(&host.wants.join(other)).map(drop)
+    remove(&host.wants.join(other))?;
+    File::open(&host.wants)?.sync_all()
 }
 
 /// Has the next boot leave the branch alone. Returns whether it would have been started.

@@ -15,6 +15,8 @@ use crate::systemctl::{Systemctl, Unit, show};
 /// How often an undeployment stops a start of which it has not seen the last, and for how long.
 const POLL: Duration = Duration::from_millis(20);
 const STUCK: Duration = Duration::from_secs(60);
+/// How long a restart that is noted may take to reach systemd.
+const BEGIN: Duration = Duration::from_secs(5);
 
 /// Pulls the image, where the host has a unit for that, and restarts the instance. Calls `accepted` once
 /// the branch is marked.
@@ -25,12 +27,12 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
     }
     let mut mark = Mark::begin(host, branch, Verb::Deploy)?;
     accepted();
-    let outcome = pull_and_start(&mut mark, &unit, pull.is_there());
+    let outcome = pull_and_start(&mut mark, pull.is_there());
     mark.end(outcome.as_ref().unwrap_or_else(|failure| failure));
     outcome
 }
 
-fn pull_and_start(mark: &mut Mark, unit: &Unit, pulls: bool) -> Result<Outcome, Outcome> {
+fn pull_and_start(mark: &mut Mark, pulls: bool) -> Result<Outcome, Outcome> {
     let Mark { host, branch, .. } = *mark;
     // Canceled by an undeployment that came before this call, it is done again.
     let is_cut = |run: &Systemctl| run.is_canceled() && !mark.is_undeployed();
@@ -46,18 +48,28 @@ fn pull_and_start(mark: &mut Mark, unit: &Unit, pulls: bool) -> Result<Outcome, 
             }
         }
     }
-    let image = if pulls { pulled(host, branch) } else { String::new() };
-    let (started, turn) = loop {
-        let (turn, is_starting) = Turn::deploy(mark, &image)?;
+    let told = || if pulls { pulled(host, branch) } else { String::new() };
+    let (image, started, turn) = loop {
+        let image = told();
+        let (turn, joined) = Turn::deploy(mark, &image)?;
         if mark.is_undeployed() {
             return Err(undeployed(branch));
         }
-        turn.starts(mark, &image, unit.get("StopWhenUnneeded") == "yes")?;
+        // Another pull may have ended since.
+        if told() != image {
+            continue;
+        }
         // A start of this image that is under way is waited for; of another image it is replaced.
-        let verb = if is_starting { "start" } else { "restart" };
+        let verb = match joined {
+            Some(before) if has_begun(branch, &before)? => "start",
+            _ => {
+                turn.starts(mark, &image, &show([&branch.unit()])?[0])?;
+                "restart"
+            }
+        };
         let run = Systemctl::run(verb, &[], &[&branch.unit()]);
         if !(is_cut(&run) && turn.is_to_leave()) {
-            break (run, turn);
+            break (image, run, turn);
         }
         // Leaves the turn to the undeployment.
     };
@@ -74,6 +86,20 @@ fn pull_and_start(mark: &mut Mark, unit: &Unit, pulls: bool) -> Result<Outcome, 
         mark.image = image;
     }
     Ok(Outcome::new(Kind::Done, format!("branch {branch} is deployed ({what})")))
+}
+
+/// Waits until the restart that another deployment has noted has begun, or that is not to be expected any
+/// more: before, a start would do nothing to the old instance, and succeed.
+fn has_begun(branch: &Branch, before: &str) -> Result<bool, String> {
+    let begin = Instant::now();
+    while begin.elapsed() < BEGIN {
+        let [unit] = show([&branch.unit()])?;
+        if unit.is_changing() || unit.get("InvocationID") != before {
+            return Ok(true);
+        }
+        thread::sleep(POLL);
+    }
+    Ok(false)
 }
 
 /// Stops the instance, and what would start it again: visitors in its socket, or a deployment.
