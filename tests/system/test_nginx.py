@@ -206,7 +206,7 @@ class Instance(BaseHTTPRequestHandler):
         self.close_connection = True
         if self.path == "/cut" and len(self.asked) == 1 or self.path == "/dead":
             return
-        if self.path == "/upgrade":
+        if (self.headers["Connection"], self.headers["Upgrade"]) == ("upgrade", "echo"):
             self.wfile.write(b"HTTP/1.1 101 Upgrade\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
             self.wfile.write(self.rfile.readline())
             return
