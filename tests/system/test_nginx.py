@@ -177,7 +177,10 @@ def test_each_token_of_the_host_is_known(token_file, tmp_path):
     other = 40 * "o"
     token_file.write_text(f"{host.token()} one\n{other} other\n")
     with nginx_before(STUB, tmp_path) as process:
-        told = [visit(STATUS, credentials=other).status for _ in range(15)]
+        with ThreadPoolExecutor(15) as pool:
+            told = [
+                answer.status for answer in pool.map(lambda _: visit(STATUS, credentials=other), range(15))
+            ]
         process.terminate()
     assert told == [200] * 15
 
