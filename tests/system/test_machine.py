@@ -74,8 +74,8 @@ def review_host():
     for drop_ins in ("buildbtw@.socket.d", "buildbtw-proxy@.service.d"):
         shutil.rmtree(Path("/etc/systemd/system", drop_ins))
     shutil.rmtree(f"{host.TEMPLATE}.d")
-    for unit in host.TEMPLATES:
-        Path("/etc/systemd/system", unit).unlink()
+    for file in host.shipped(*host.TEMPLATES):
+        file.unlink()
     host.systemctl("daemon-reload")
 
 

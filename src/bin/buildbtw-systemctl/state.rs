@@ -124,12 +124,10 @@ impl Turn {
         loop {
             let turn = Self::open(mark.host, mark.branch)?;
             let is_alone = turn.0.try_lock().is_ok();
-            let locked = match image {
-                "" if is_alone => Ok(()),
-                "" => turn.0.lock(),
-                _ => turn.0.lock_shared(),
-            };
-            done("take a turn", locked)?;
+            if image.is_empty() {
+                done("take a turn", turn.0.lock())?;
+            }
+            done("take a turn", turn.0.lock_shared())?;
             if !is_linked(&turn.0) {
                 continue;
             }
@@ -156,13 +154,31 @@ impl Turn {
         done("note what the next boot starts", noted)
     }
 
-    /// An undeployment's turn. Where a deployment has one, that is told to leave it.
-    pub fn undeploy(host: &Host, branch: &Branch) -> Result<Option<Self>, String> {
-        let turn = Self::open(host, branch)?;
-        if turn.0.try_lock().is_ok() {
-            return Ok(Some(turn).filter(|turn| is_linked(&turn.0)));
+    /// An undeployment's turn; none where another undeployment has ended well meanwhile. Deployments that
+    /// have one are told to leave it, and `end_them` is called until they have, or it is false.
+    pub fn undeploy(
+        host: &Host,
+        branch: &Branch,
+        end_them: impl Fn() -> bool,
+    ) -> Result<Option<Self>, String> {
+        loop {
+            let turn = Self::open(host, branch)?;
+            if turn.0.try_lock().is_ok() {
+                if is_linked(&turn.0) {
+                    return Ok(Some(turn));
+                }
+            } else if turn.0.try_lock_shared().is_ok() {
+                done("take a turn", overwrite(&turn.0, LEAVE))?;
+                drop(turn);
+                if !end_them() {
+                    return Err(format!("a deployment of branch {branch} does not end"));
+                }
+            } else {
+                // Another undeployment has it.
+                done("take a turn", turn.0.lock())?;
+                return Ok(Some(turn).filter(|turn| is_linked(&turn.0)));
+            }
         }
-        done("take a turn", overwrite(&turn.0, LEAVE)).map(|()| None)
     }
 
     /// Whether an undeployment waits for it.

@@ -123,15 +123,23 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     let (unit, pull, socket) = (branch.unit(), branch.pull_unit(), branch.socket_unit());
     let before = show([&unit, &pull, &socket])?;
     let has = |known: &Unit| known.is_there() || !known.is_down();
+    let was_up = !before[0].is_down();
+    let stopped = |was_deployed| {
+        let text = if was_deployed {
+            format!("branch {branch} is not deployed any more (stop of {unit})")
+        } else {
+            format!("branch {branch} was not deployed")
+        };
+        Outcome::new(Kind::Done, text)
+    };
     let begin = Instant::now();
-    let turn = loop {
-        if let Some(turn) = Turn::undeploy(host, branch)? {
-            break turn;
-        } else if begin.elapsed() > STUCK {
-            return Err(format!("a deployment of branch {branch} does not end").into());
-        }
+    let end_starts = || {
         Systemctl::run("stop", &[], &[&unit]);
         thread::sleep(POLL);
+        begin.elapsed() < STUCK
+    };
+    let Some(turn) = Turn::undeploy(host, branch, end_starts)? else {
+        return Ok(stopped(was_up));
     };
     let was_enabled = disable(host, branch)?;
     if has(&before[2]) {
@@ -139,10 +147,10 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
         Systemctl::run("stop", &[], &[&socket]);
     }
     let units = if has(&before[1]) { &[pull.as_str(), &unit][..] } else { &[unit.as_str()] };
-    let stopped = Systemctl::run("stop", &[], units);
+    let run = Systemctl::run("stop", &[], units);
     let [after] = show([&unit])?;
     if !after.is_down() {
-        return Err(format!("stop of {unit} failed: {}\n{after}", stopped.words()).into());
+        return Err(format!("stop of {unit} failed: {}\n{after}", run.words()).into());
     }
     if after.get("Result") != "success" {
         // What the list wants stays loaded: the host would be "degraded", and systemd cleans no failed unit,
@@ -158,12 +166,7 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
         }
     }
     turn.end(host, branch);
-    let text = if was_enabled || !before[0].is_down() {
-        format!("branch {branch} is not deployed any more (stop of {unit})")
-    } else {
-        format!("branch {branch} was not deployed")
-    };
-    Ok(Outcome::new(Kind::Done, text))
+    Ok(stopped(was_up || was_enabled))
 }
 
 /// Has the images removed that nobody needs any more, in the background, where the host has a unit for that.
