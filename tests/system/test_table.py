@@ -100,8 +100,8 @@ def test_not_let_in(transport, credentials, path, feature_x, jobs):
     answer = curl(transport, path, *credentials)
     assert answer.status == 401
     assert answer.headers["www-authenticate"] == "Bearer"
-    # One answer for all: it tells nothing of what is there.
-    assert answer.text == "send Authorization: Bearer TOKEN, with a token of this host\n"
+    # One answer for all paths: it tells nothing of what is there.
+    assert answer.text.startswith("the token that was sent is not" if credentials else "no token was sent: ")
     assert jobs() == []
 
 
