@@ -50,7 +50,14 @@ def test_try_user():
 
     host.systemctl("start", f"user@{user.pw_uid}.service")
     said = machine("try", "--user", before=as_user)
-    steps = ["is deployed", "No such file", "is deployed", "is up", "is not one of this host", "is not a slug"]
+    steps = [
+        "is deployed",
+        "No such file",
+        "is deployed",
+        "is up",
+        "is not one of this host",
+        "is not a slug",
+    ]
     steps += ["is not deployed any more", "is not deployed\n", "deploy-branch feature-x: 424", "Not shown"]
     at = 0
     for step in steps:
