@@ -33,7 +33,7 @@ pub fn systemctl(arguments: &[String]) {
             let is_instance = unit.starts_with("buildbtw@") && unit.ends_with(".service");
             let (load, active) =
                 if is_instance { ("loaded", active) } else { ("not-found", "inactive") };
-            format!("LoadState={load}\nActiveState={active}\n")
+            format!("LoadState={load}\nActiveState={active}\nResult=success\n")
         };
         return print!("{}", units.iter().map(show).collect::<Vec<_>>().join("\n"));
     }
