@@ -309,7 +309,7 @@ impl Host {
 fn without_brackets(line: &str) -> String {
     let words = line.trim_end().strip_prefix("[--no-ask-password][--job-mode=replace][");
     let words = words.and_then(|words| words.strip_suffix("]")).unwrap_or(line);
-    words.replacen("][--][", " ", 1).replace("][", " ")
+    words.replace("--show-transaction][", "").replacen("][--][", " ", 1).replace("][", " ")
 }
 
 /// What comes for an order; a reset where it was not read to its end.

@@ -61,13 +61,14 @@ fn expected(sent: &[u8]) -> (&'static str, String) {
         let words = [&["--no-ask-password", "--job-mode=replace"], words].concat();
         format!("{words:?}\n")
     };
+    let restart = run(&["--show-transaction", "restart", "--", &unit]);
     // Images are removed in the background.
     let prune = run(&["--no-block", "restart", "--", "buildbtw-prune.service"]);
     match (verb, flag) {
         ("list", None) if line == verb => ("done", String::new()),
         _ if !is_slug => refused,
-        ("deploy", None) => ("done", run(&["restart", "--", &unit]) + &prune),
-        ("deploy", Some("async")) => ("accepted", run(&["restart", "--", &unit]) + &prune),
+        ("deploy", None) => ("done", restart + &prune),
+        ("deploy", Some("async")) => ("accepted", restart + &prune),
         ("undeploy", None) => ("done", run(&["stop", "--", &unit]) + &prune),
         ("expire", None) => ("done", prune),
         ("status", None) => ("done", String::new()),

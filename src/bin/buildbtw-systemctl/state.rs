@@ -11,7 +11,6 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::thread;
 use std::time::Duration;
 
 use buildbtw_hook::branch::Branch;
@@ -28,6 +27,8 @@ pub struct Mark<'a> {
     file: File,
     verb: Verb,
     pub image: String,
+    /// The file of the order before it.
+    before: Option<File>,
 }
 
 impl<'a> Mark<'a> {
@@ -43,16 +44,23 @@ impl<'a> Mark<'a> {
             // Nobody else knows it yet.
             file.lock()?;
             let image = Last::of(host, branch).map(|last| last.image).unwrap_or_default();
-            let mark = Self { host, branch, file, verb, image };
+            let mut mark = Self { host, branch, file, verb, image, before: None };
             mark.write("")?;
             // A power failure cuts it off, too.
             mark.file.sync_all()?;
             let marks = lock(&host.marks)?;
-            fs::rename(&new, host.marks.join(branch.as_str()))?;
+            let newest = host.marks.join(branch.as_str());
+            mark.before = File::open(&newest).ok();
+            fs::rename(&new, newest)?;
             marks.sync_all()?;
             Ok(mark)
         };
         done("mark the branch", begin().inspect_err(|_| drop(fs::remove_file(&new))))
+    }
+
+    /// Waits until the order before it, if any, has ended.
+    pub fn wait_for_the_one_before(&self) -> Result<(), String> {
+        done("wait for another order", self.before.as_ref().map_or(Ok(()), File::lock_shared))
     }
 
     /// Whether an undeployment came after it.
@@ -108,109 +116,67 @@ impl Last {
     }
 }
 
-/// What an undeployment notes in a turn, in place of the image that is being started.
-const LEAVE: &str = "leave";
-/// How long a deployment leaves a turn to an undeployment that waits for it; longer than that waits.
-const LEAVING: Duration = Duration::from_millis(100);
-
-/// A lock on the branch. Deployments share it from when they look whether the branch is undeployed until
-/// its start has ended, so an undeployment that has it alone has seen the last of them.
+/// The right to tell systemd what to do with the branch. A deployment has it until its job is enqueued, an
+/// undeployment until the branch is stopped, so each sees what the one before it did.
 pub struct Turn(File);
 
+/// What the turn's file has once an undeployment has had it, in place of the image that was started last.
+const STOPPED: &str = "stopped";
+
 impl Turn {
-    /// A deployment's turn, and where a start of the same image is under way, the invocation that the unit
-    /// had before. Where the image is not known it waits for that start.
-    pub fn deploy(mark: &Mark, image: &str) -> Result<(Self, Option<String>), String> {
+    pub fn take(host: &Host, branch: &Branch) -> Result<Self, String> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
         loop {
-            let turn = Self::open(mark.host, mark.branch)?;
-            let is_alone = turn.0.try_lock().is_ok();
-            if image.is_empty() {
-                done("take a turn", turn.0.lock())?;
+            let file = options.open(host.turns.join(branch.as_str()));
+            let turn = done("take a turn", file.and_then(|file| file.lock().map(|()| Self(file))))?;
+            if is_linked(&turn.0) {
+                return Ok(turn);
             }
-            done("take a turn", turn.0.lock_shared())?;
-            if !is_linked(&turn.0) {
-                continue;
-            }
-            if !turn.is_to_leave() {
-                let (started, before) = turn.note();
-                let is_same = !is_alone && !image.is_empty() && started == image;
-                return Ok((turn, is_same.then_some(before)));
-            }
-            if is_alone {
-                // It has its chance now, or was killed.
-                done("take a turn", overwrite(&turn.0, ""))?;
-            }
-            drop(turn);
-            thread::sleep(LEAVING);
         }
     }
 
-    /// Notes the image of the start that begins and the invocation that it ends, and has the next boot
-    /// start the branch.
-    pub fn starts(&self, mark: &Mark, image: &str, unit: &Unit) -> Result<(), String> {
-        let note = format!("{image}\n{}", unit.get("InvocationID"));
+    /// The image that was started last, or is being started.
+    pub fn image(&self) -> String {
+        let mut text = [0; 256];
+        let len = self.0.read_at(&mut text, 0).unwrap_or_default();
+        String::from_utf8_lossy(&text[..len]).into_owned()
+    }
+
+    /// Before a start: has the next boot start the branch, too.
+    pub fn begin(&self, mark: &Mark, unit: &Unit) -> Result<(), String> {
         let sleeps = unit.get("StopWhenUnneeded") == "yes";
-        let noted = overwrite(&self.0, &note).and_then(|()| enable(mark.host, mark.branch, sleeps));
+        // Nobody joins it if this process is killed in between.
+        let noted = overwrite(&self.0, "").and_then(|()| enable(mark.host, mark.branch, sleeps));
         done("note what the next boot starts", noted)
     }
 
-    /// An undeployment's turn; none where another undeployment has ended well meanwhile. Deployments that
-    /// have one are told to leave it, and `end_them` is called until they have, or it is false.
-    pub fn undeploy(
-        host: &Host,
-        branch: &Branch,
-        end_them: impl Fn() -> bool,
-    ) -> Result<Option<Self>, String> {
-        loop {
-            let turn = Self::open(host, branch)?;
-            if turn.0.try_lock().is_ok() {
-                if is_linked(&turn.0) {
-                    return Ok(Some(turn));
-                }
-            } else if turn.0.try_lock_shared().is_ok() {
-                done("take a turn", overwrite(&turn.0, LEAVE))?;
-                drop(turn);
-                if !end_them() {
-                    return Err(format!("a deployment of branch {branch} does not end"));
-                }
-            } else {
-                // Another undeployment has it.
-                done("take a turn", turn.0.lock())?;
-                return Ok(Some(turn).filter(|turn| is_linked(&turn.0)));
-            }
-        }
+    /// Leaves the turn to others once a start of the image is enqueued.
+    pub fn leave(&self, image: &str) {
+        // Without the note, others start the branch again rather than join.
+        let _ = overwrite(&self.0, image);
+        let _ = self.0.unlock();
     }
 
-    /// Whether an undeployment waits for it.
-    pub fn is_to_leave(&self) -> bool {
-        self.note().0 == LEAVE
+    /// Before a stop: has the deployments that it cancels know why.
+    pub fn stop(&self) {
+        let _ = overwrite(&self.0, STOPPED);
+    }
+
+    /// Whether an undeployment came after the start.
+    pub fn is_stopped(&self) -> bool {
+        self.image() == STOPPED
     }
 
     /// The image that was started last, where that is another than ours.
     pub fn other_image(&self, ours: &str) -> Option<String> {
-        Some(self.note().0).filter(|image| !["", ours, LEAVE].contains(&image.as_str()))
-    }
-
-    /// The image, and the invocation before.
-    fn note(&self) -> (String, String) {
-        let mut text = [0; 256];
-        let len = self.0.read_at(&mut text, 0).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text[..len]);
-        let (image, before) = text.split_once('\n').unwrap_or((&text, ""));
-        (image.to_owned(), before.to_owned())
+        Some(self.image()).filter(|image| !["", ours, STOPPED].contains(&image.as_str()))
     }
 
     /// Ends an undeployment's turn, with nothing left behind.
     pub fn end(self, host: &Host, branch: &Branch) {
         let _ = fs::remove_file(host.turns.join(branch.as_str()));
         drop(self);
-    }
-
-    fn open(host: &Host, branch: &Branch) -> Result<Self, String> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(host.turns.join(branch.as_str()));
-        done("take a turn", file.map(Self))
     }
 }
 

@@ -4,19 +4,19 @@ use std::collections::HashMap;
 use std::env;
 use std::ffi::OsStr;
 use std::fmt;
-use std::io;
-use std::process::{Command, Output};
+use std::io::{self, BufRead, BufReader};
+use std::process::{Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How often to look whether systemd is back, and how long it may be away (`systemctl daemon-reexec`).
+/// How often to look whether systemd is back, and how many times (`systemctl daemon-reexec`): for 90 s.
 const POLL: Duration = Duration::from_millis(200);
-const RECONNECT: Duration = Duration::from_secs(90);
+const TRIES: u32 = 450;
 /// What systemctl says where it cannot connect, where its connection ended while it waited for a job,
 /// which goes on, and where that ended otherwise.
-const AWAY: &str = "Failed to connect";
-const CUT_OFF: &str = "D-Bus connection terminated while waiting for jobs";
-const LOST: [&str; 4] = [
+const CUT_OFF: [&str; 6] = [
+    "Failed to connect",
+    "D-Bus connection terminated while waiting for jobs",
     "Connection reset by peer",
     "Connection terminated",
     "Broken pipe",
@@ -35,30 +35,48 @@ pub struct Systemctl {
 
 impl Systemctl {
     /// Runs `systemctl VERB` with options, if any, and units; again while systemd is away.
-    pub fn run(mut verb: &'static str, options: &[&str], units: &[&str]) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let since = now.as_secs().saturating_sub(1);
-        let mut away = None;
+    pub fn run(verb: &'static str, options: &[&str], units: &[&str]) -> Self {
+        let mut tries = 1;
         loop {
-            let mut command = command("systemctl");
-            command.args(["--no-ask-password", "--job-mode=replace"]).args(options);
-            let run = Self { verb, since, output: command.args([verb, "--"]).args(units).output() };
-            let says = |words: &&str| run.words().contains(*words);
-            if run.is_ok() || ![AWAY, CUT_OFF].iter().chain(&LOST).any(says) {
+            let since = a_second_ago();
+            let output = systemctl(verb, options, units).output();
+            let run = Self { verb, since, output };
+            if tries == TRIES || !run.is_cut_off() {
                 return run;
             }
-            if says(&CUT_OFF) && verb == "restart" {
-                // A start waits for the job that goes on.
-                verb = "start";
-            }
-            let since = *away.get_or_insert_with(Instant::now);
-            if !says(&AWAY) {
-                away = None;
-            } else if since.elapsed() > RECONNECT {
-                return run;
-            }
+            tries += 1;
             thread::sleep(POLL);
         }
+    }
+
+    /// Has a job of the unit done. Calls `enqueued` as soon as systemd has taken it on: what anybody asks for
+    /// from then on comes after it.
+    pub fn job(verb: &'static str, unit: &str, enqueued: impl Fn()) -> Self {
+        let since = a_second_ago();
+        let watch = || {
+            let (pipe, its) = io::pipe()?;
+            let mut command = systemctl(verb, &["--show-transaction"], &[unit]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(its);
+            let mut child = command.spawn()?;
+            // Its end of the pipe, too.
+            drop(command);
+            let mut stderr = Vec::new();
+            for line in BufReader::new(pipe).split(b'\n') {
+                let line = line?;
+                if line.starts_with(b"Enqueued anchor job ") {
+                    enqueued();
+                } else if !line.starts_with(b"Enqueued ") {
+                    stderr.extend([&line, &b"\n"[..]].concat());
+                }
+            }
+            Ok(Output { status: child.wait()?, stdout: Vec::new(), stderr })
+        };
+        let run = Self { verb, since, output: watch() };
+        if run.is_cut_off() {
+            // Whoever tries again does so a little later.
+            thread::sleep(POLL);
+        }
+        run
     }
 
     /// Whether all was done.
@@ -66,9 +84,15 @@ impl Systemctl {
         self.output.as_ref().is_ok_and(|output| output.status.success())
     }
 
-    /// Whether a job was begun: `Job for UNIT failed`, `A dependency job for UNIT failed`.
+    /// Whether a job was begun: `Job for UNIT failed`, `A dependency job for UNIT failed`,
+    /// `… while waiting for jobs`.
     pub fn has_begun(&self) -> bool {
-        self.words().contains("ob for")
+        self.words().contains("ob for") || self.words().contains("for jobs")
+    }
+
+    /// Whether systemd was away, or went away: its job, if any, goes on.
+    pub fn is_cut_off(&self) -> bool {
+        !self.is_ok() && CUT_OFF.iter().any(|words| self.words().contains(words))
     }
 
     /// Whether somebody asked for something else meanwhile.
@@ -159,6 +183,18 @@ pub fn show_all(names: &[&str]) -> Result<Vec<Unit>, String> {
     let pairs =
         |unit: &str| unit.lines().filter_map(|line| line.split_once('=')).map(owned).collect();
     Ok(text.split("\n\n").map(|unit| Unit(pairs(unit))).collect())
+}
+
+fn systemctl(verb: &str, options: &[&str], units: &[&str]) -> Command {
+    let mut command = command("systemctl");
+    command.args(["--no-ask-password", "--job-mode=replace"]).args(options);
+    command.args([verb, "--"]).args(units);
+    command
+}
+
+fn a_second_ago() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs().saturating_sub(1)
 }
 
 /// A command by its name in systemd's own PATH, with nothing else in its environment.

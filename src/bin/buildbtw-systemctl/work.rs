@@ -1,8 +1,7 @@
 //! Deploys and undeploys a branch.
 
 use std::fmt::Write;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use buildbtw_hook::branch::Branch;
 use buildbtw_hook::order::{Kind, Outcome, Verb};
@@ -11,12 +10,6 @@ use crate::host::Host;
 use crate::journalctl::last_lines;
 use crate::state::{Last, Mark, Turn, disable, expires_in, pulled};
 use crate::systemctl::{Systemctl, Unit, show};
-
-/// How often an undeployment stops a start of which it has not seen the last, and for how long.
-const POLL: Duration = Duration::from_millis(20);
-const STUCK: Duration = Duration::from_secs(60);
-/// How long a restart that is noted may take to reach systemd.
-const BEGIN: Duration = Duration::from_secs(5);
 
 /// Pulls the image, where the host has a unit for that, and restarts the instance. Calls `accepted` once
 /// the branch is marked.
@@ -34,49 +27,42 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
 
 fn pull_and_start(mark: &mut Mark, pulls: bool) -> Result<Outcome, Outcome> {
     let Mark { host, branch, .. } = *mark;
-    // Canceled by an undeployment that came before this call, it is done again.
-    let is_cut = |run: &Systemctl| run.is_canceled() && !mark.is_undeployed();
-    let pull_unit = branch.pull_unit();
-    // Anew where a pull is running: it may have begun before the newest image was pushed, or hang.
+    let unit = branch.unit();
     if pulls {
-        loop {
-            let pull = Systemctl::run("restart", &[], &[&pull_unit]);
-            if pull.is_ok() {
-                break;
-            } else if !is_cut(&pull) {
-                return Err(failure(mark, Kind::PullFailed, &pull, &pull_unit));
-            }
-        }
+        pull(mark)?;
     }
     let told = || if pulls { pulled(host, branch) } else { String::new() };
+    if told().is_empty() {
+        mark.wait_for_the_one_before()?;
+    }
+    let mut is_cut_off = false;
     let (image, started, turn) = loop {
-        let image = told();
-        let (turn, joined) = Turn::deploy(mark, &image)?;
+        let turn = Turn::take(host, branch)?;
         if mark.is_undeployed() {
             return Err(undeployed(branch));
         }
-        // Another pull may have ended since.
-        if told() != image {
-            continue;
-        }
-        // A start of this image that is under way is waited for; of another image it is replaced.
-        let verb = match joined {
-            Some(before) if has_begun(branch, &before)? => "start",
-            _ => {
-                turn.starts(mark, &image, &show([&branch.unit()])?[0])?;
-                "restart"
-            }
+        let image = told();
+        let [known] = show([&unit])?;
+        // A start of this image that is under way is joined; of another image it is replaced.
+        let is_under_way = is_cut_off || known.is_changing() && !image.is_empty();
+        let verb = if is_under_way && turn.image() == image {
+            "start"
+        } else {
+            turn.begin(mark, &known)?;
+            "restart"
         };
-        let run = Systemctl::run(verb, &[], &[&branch.unit()]);
-        if !(is_cut(&run) && turn.is_to_leave()) {
+        let run = Systemctl::job(verb, &unit, || turn.leave(&image));
+        is_cut_off = run.has_begun() && run.is_cut_off();
+        // Canceled by an earlier undeployment, it is done again.
+        let is_stopped = || turn.is_stopped() && !mark.is_undeployed();
+        if !(run.is_cut_off() || run.is_canceled() && is_stopped()) {
             break (image, run, turn);
         }
-        // Leaves the turn to the undeployment.
     };
     if !started.is_ok() {
-        return Err(failure(mark, Kind::StartFailed, &started, &branch.unit()));
+        return Err(failure(mark, Kind::StartFailed, &started, &unit));
     }
-    let mut what = format!("{} of {}", started.verb, branch.unit());
+    let mut what = format!("{} of {unit}", started.verb);
     if let Some(other) = turn.other_image(&image) {
         let _ =
             write!(what, ", image {other}, which a later call brought while {image} was started");
@@ -88,18 +74,20 @@ fn pull_and_start(mark: &mut Mark, pulls: bool) -> Result<Outcome, Outcome> {
     Ok(Outcome::new(Kind::Done, format!("branch {branch} is deployed ({what})")))
 }
 
-/// Waits until the restart that another deployment has noted has begun, or that is not to be expected any
-/// more: before, a start would do nothing to the old instance, and succeed.
-fn has_begun(branch: &Branch, before: &str) -> Result<bool, String> {
-    let begin = Instant::now();
-    while begin.elapsed() < BEGIN {
-        let [unit] = show([&branch.unit()])?;
-        if unit.is_changing() || unit.get("InvocationID") != before {
-            return Ok(true);
+/// Pulls the image; anew where a pull is running, which may have begun before the newest image was pushed, or
+/// hang.
+fn pull(mark: &Mark) -> Result<(), Outcome> {
+    let unit = mark.branch.pull_unit();
+    loop {
+        let run = Systemctl::job("restart", &unit, || ());
+        if run.is_ok() {
+            return Ok(());
         }
-        thread::sleep(POLL);
+        // Canceled by an earlier undeployment, it is done again.
+        if !(run.is_cut_off() || run.is_canceled() && !mark.is_undeployed()) {
+            return Err(failure(mark, Kind::PullFailed, &run, &unit));
+        }
     }
-    Ok(false)
 }
 
 /// Stops the instance, and what would start it again: visitors in its socket, or a deployment.
@@ -121,26 +109,10 @@ pub fn expire(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
 
 fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     let (unit, pull, socket) = (branch.unit(), branch.pull_unit(), branch.socket_unit());
+    let turn = Turn::take(host, branch)?;
+    turn.stop();
     let before = show([&unit, &pull, &socket])?;
     let has = |known: &Unit| known.is_there() || !known.is_down();
-    let was_up = !before[0].is_down();
-    let stopped = |was_deployed| {
-        let text = if was_deployed {
-            format!("branch {branch} is not deployed any more (stop of {unit})")
-        } else {
-            format!("branch {branch} was not deployed")
-        };
-        Outcome::new(Kind::Done, text)
-    };
-    let begin = Instant::now();
-    let end_starts = || {
-        Systemctl::run("stop", &[], &[&unit]);
-        thread::sleep(POLL);
-        begin.elapsed() < STUCK
-    };
-    let Some(turn) = Turn::undeploy(host, branch, end_starts)? else {
-        return Ok(stopped(was_up));
-    };
     let was_enabled = disable(host, branch)?;
     if has(&before[2]) {
         // In one call with the unit, the socket would stop last, and visitors would wait in it.
@@ -166,7 +138,12 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
         }
     }
     turn.end(host, branch);
-    Ok(stopped(was_up || was_enabled))
+    let text = if was_enabled || !before[0].is_down() {
+        format!("branch {branch} is not deployed any more (stop of {unit})")
+    } else {
+        format!("branch {branch} was not deployed")
+    };
+    Ok(Outcome::new(Kind::Done, text))
 }
 
 /// Has the images removed that nobody needs any more, in the background, where the host has a unit for that.
