@@ -261,10 +261,16 @@ def test_journald_is_stuck():
 # --- What is left behind
 
 
+def is_pruned():
+    prune = host.unit("buildbtw-prune.service", "ActiveState", "Job")
+    return prune["ActiveState"] == "inactive" and prune.get("Job", "0") in ("", "0")
+
+
 def left():
     """The images, and the bytes of pulls that did not end."""
     host.idle()
-    host.until(lambda: host.state_of("buildbtw-prune.service") == "inactive")
+
+    host.until(is_pruned)
     images = host.run("podman", "images", "--all", "--format={{.Repository}}:{{.Tag}} {{.ID}}").stdout.split(
         "\n"
     )
@@ -309,6 +315,29 @@ def test_nothing_is_left_of_what_was_replaced():
         assert left()[0] == [f"localhost/buildbtw:{BRANCH} {newest}"]
     assert undeploy(BRANCH).status == 200
     assert left()[0] == []
+
+
+def test_no_image_is_removed_while_it_is_pulled():
+    # The removal is held up once it knows that nobody needs the image.
+    held, go = Path("/run/rmi-held"), Path("/run/rmi-go")
+    podman = f"""#!/bin/sh
+case $1 in rmi) touch {held} && until [ -e {go} ]; do sleep 0.05; done ;; esac
+exec /usr/bin/podman "$@"
+"""
+    image = push("pulled")
+    assert deploy(BRANCH).status == 200
+    with host.files({Path("/usr/local/bin/podman"): podman}):
+        assert undeploy(BRANCH).status == 200
+        host.until(held.exists)
+        with host.held(BRANCH) as let_go, host.in_background(lambda: deploy(BRANCH)) as call:
+            # The pull waits, or else is over by then.
+            time.sleep(2)
+            go.touch()
+            host.until(lambda: host.state(BRANCH) == "activating" and is_pruned())
+            let_go()
+        assert_deployed(image, call.result())
+    for file in (held, go):
+        file.unlink()
 
 
 def test_what_others_have_stays():
