@@ -215,7 +215,7 @@ def noted():
 def boot():
     """What a boot does: nothing runs, and then what is wanted is started."""
     idle()
-    systemctl("stop", "buildbtw.target", "buildbtw@*.service")
+    systemctl("stop", "buildbtw.target", "buildbtw@*.socket", "buildbtw@*.service")
     systemctl("daemon-reload")
     systemctl("start", "buildbtw.target")
     until(lambda: "activating" not in {state(branch) for branch in noted()})

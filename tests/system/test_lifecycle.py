@@ -1,6 +1,7 @@
 """What the next boot starts is what systemd runs, in whatever order calls end, and what is cleaned away."""
 
 import os
+import re
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +84,32 @@ def test_a_branch_that_starts_by_itself_after_its_deployment_failed():
         host.boot()
         assert host.state(BRANCH) == "active"
     ready.unlink()
+
+
+@pytest.mark.parametrize(("kind", "state"), [("service", "up"), ("socket", "asleep")])
+def test_all_lists_agree_after_a_boot(kind, state):
+    def branches_in(text):
+        return re.findall(rf"(?m)^\W*buildbtw@(\S+)\.{kind}", text)
+
+    socket = {Path("/run/systemd/system/buildbtw@.socket"): "[Socket]\nListenStream=/run/test-%i\n"}
+    unit = f"[Unit]\nStopWhenUnneeded={'yes' if kind == 'socket' else 'no'}\n"
+    branches = [f"b-{number:02}" for number in range(30)]
+    stay = [branch for branch in branches if branch[-1] in "12345678"]
+    with host.do_nothing(), host.files(socket if kind == "socket" else {}):
+        with host.drop_in("buildbtw@.service", unit):
+            told = host.at_once(*[lambda branch=branch: deploy(branch) for branch in branches])
+            assert {answer.status for answer in told} == {200}
+            gone = set(branches) - set(stay)
+            told = host.at_once(*[lambda branch=branch: undeploy(branch) for branch in gone])
+            assert {answer.status for answer in told} == {200}
+            host.boot()
+            assert branches_in(host.systemctl("list-dependencies", "--plain", "buildbtw.target")) == stay
+            active = ["--state=active", f"buildbtw@*.{kind}"]
+            assert branches_in(host.systemctl("list-units", "--plain", "--no-legend", *active)) == stay
+            listed = host.call("unix", "/hooks/list-branches").text.splitlines()
+            assert [line.split()[:2] for line in listed] == [[branch, state] for branch in stay]
+            if kind == "socket":
+                host.systemctl("stop", "buildbtw@*.socket")
 
 
 def test_data_goes_where_the_host_says_so():

@@ -170,8 +170,6 @@ def test_a_reboot_starts_nothing(journal):
     push("v1")
     assert deploy(BRANCH).status == 200
     host.idle()
-    # What a reboot leaves of it.
-    host.systemctl("stop", SOCKET, SERVICE)
     before = starts(journal)
     host.boot()
     host.until(lambda: host.state_of(SOCKET) == "active")
