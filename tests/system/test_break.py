@@ -106,7 +106,7 @@ def stopped(*units):
 
 
 @pytest.mark.parametrize("unit", ["polkit.service", "buildbtw-systemctl.socket"])
-def test_without(unit):
+def test_polkit_is_not_needed_and_the_root_side_is(unit):
     with stopped(unit):
         host.systemctl("mask", "--runtime", unit)
         try:

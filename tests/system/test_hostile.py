@@ -1,6 +1,5 @@
 """Hostile input at the real socket: a clean end each time, in bounded memory, and no job."""
 
-import ssl
 import struct
 import threading
 import time
@@ -16,15 +15,6 @@ MIB = 1024 * 1024
 # The most that a call may ever hold in memory, in KiB.
 PEAK = 4096
 PATH = "/hooks/deploy-branch?branch=feature-x"
-
-
-def client_hello():
-    """The first bytes of a TLS client."""
-    outgoing = ssl.MemoryBIO()
-    context = ssl.create_default_context()
-    with suppress(ssl.SSLWantReadError):
-        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
-    return outgoing.read().decode("latin-1")
 
 
 @contextmanager
@@ -49,7 +39,6 @@ PROPER = {
     "{auth}": "Authorization: Bearer {token}",
     "{none}": "Content-Length: 0",
     "{50 MB}": f"Content-Length: {50 * MIB}",
-    "{chunked}": "Transfer-Encoding: chunked",
 }
 
 
@@ -58,28 +47,6 @@ def proper(message):
     for name, text in PROPER.items():
         message = message.replace(name, text)
     return message.replace("{token}", host.token()).encode("latin-1")
-
-
-# One row a class here; src/head.rs has every row.
-@over_both
-@pytest.mark.parametrize(
-    ("message", "status"),
-    [
-        ("\0" * 100, 400),
-        (client_hello(), 400),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", 400),
-        ("SSH-2.0-OpenSSH_10.0\r\n\r\n", 400),
-        ("GET {path} HTTP/1.1\n{host}\n{auth}\n\n", 400),
-        ("GET {path} HTTP/1.1\r\n{host}\r\n{host}\r\n{auth}\r\n\r\n", 400),
-        ("POST {path} HTTP/1.1\r\n{host}\r\n{auth}\r\n{none}\r\n{chunked}\r\n\r\n", 411),
-        ("G" * 20000, 431),
-        ("GET {path} HTTP/1.1\r\n{host}\r\n{auth}\r\n" + 4000 * "X: y\r\n" + "\r\n", 431),
-        ("CONNECT localhost:5000 HTTP/1.1\r\n{host}\r\n{auth}\r\n\r\n", 404),
-    ],
-)
-def test_refused(transport, message, status, jobs):
-    assert host.exchange(transport, proper(message)).status == status
-    assert jobs() == []
 
 
 @over_both

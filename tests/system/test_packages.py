@@ -222,7 +222,7 @@ def running():
 
 
 @pytest.mark.each_suite
-def test_life(bare, tmp_path):
+def test_installed_upgraded_and_removed(bare, tmp_path):
     bare.start(bare.install(bare.file))
     listed = set(bare.files())
     assert FILES.keys() == {path.removesuffix(".gz") for path in listed} & FILES.keys() | bare.made

@@ -155,15 +155,3 @@ def test_followed_by_its_status():
     assert retried.returncode == 0, retried
     assert f"branch {BRANCH} is up" in retried.stdout
     assert host.container(BRANCH)[1] != before[1]
-
-
-def test_an_undeployment_ends_a_pull():
-    with slow_pull(20), host.in_background(lambda: deploy(BRANCH)) as deployment:
-        host.until(lambda: host.state_of(f"buildbtw-pull@{BRANCH}.service") == "activating")
-        assert undeploy(BRANCH).status == 200
-        answer = deployment.result()
-    assert answer.status == 409
-    assert "was undeployed meanwhile" in answer.text
-    assert host.state(BRANCH) == "inactive"
-    assert host.noted() == []
-    assert status(BRANCH).status == 404
