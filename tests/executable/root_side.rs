@@ -208,6 +208,9 @@ fn an_undeployment_ends_what_came_before_it() {
     wait_until("its mark", || host.read("var/lib/buildbtw-hook/x").starts_with("deploy\n"));
     host.remove("bin/late-restart-buildbtw@x.service");
     assert!(outcome(undeployment).starts_with("done\n"));
+    // The first was canceled.
+    let restarts = || host.read("bin/calls").matches("[restart][--][buildbtw@x").count();
+    wait_until("two more starts", || restarts() == 3);
     host.release(RESTART_X);
     for told in [first, later].map(outcome) {
         assert!(told.starts_with("done\nbranch x is deployed"), "{told}");
