@@ -66,7 +66,7 @@ be_root() {
     local setting settings=()
     ((EUID != 0)) || return 0
     command -v sudo >/dev/null || die "run it as root: sudo is missing"
-    for setting in FUZZ_INPUTS MACHINE_CACHE MACHINE_ROOTS ROUNDS SEED SOAK SUITE; do
+    for setting in FUZZ_INPUTS MACHINE_CACHE MACHINE_ROOTS NO_COLOR ROUNDS SEED SOAK SUITE; do
         [[ -z ${!setting:-} ]] || settings+=("$setting=${!setting}")
     done
     exec sudo -- env "${settings[@]}" "$@"

@@ -7,8 +7,10 @@
 # say_and_run TOKENS NAME=VALUE...: each line of the input as a person would type it, and what it
 # prints. A comment is a heading. TOKENS is the file with the token.
 say_and_run() {
-    local line shown variable tokens=$1
+    local line shown variable bold='' plain='' tokens=$1
     shift
+    # https://no-color.org
+    [[ ! -t 1 || -n ${NO_COLOR:-} ]] || bold=$'\033[1m' plain=$'\033[0m'
     while read -r line; do
         case $line in
             '') continue ;;
@@ -21,7 +23,7 @@ say_and_run() {
         for variable in "$@"; do
             shown=${shown//\$${variable%%=*}/${variable#*=}}
         done
-        printf '\n\033[1m$ %s\033[0m\n' "$shown"
+        printf '\n%s$ %s%s\n' "$bold" "$shown" "$plain"
         # shellcheck disable=SC2016 # expanded in the machine
         "$where" env "$@" bash -c 'TOKEN=$(head -n1 "$1" | cut -d" " -f1); eval "$2"' - "$tokens" "$line" </dev/null
     done

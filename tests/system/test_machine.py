@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -39,6 +40,20 @@ def test_a_host_that_cannot_run_a_machine_is_told_why(before, why):
 
 
 # --- Trying it
+
+
+@pytest.mark.parametrize(
+    ("no_color", "terminal", "bold"), [("", True, True), ("1", True, False), ("", False, False)]
+)
+def test_only_a_terminal_gets_escape_sequences(no_color, terminal, bold):
+    """And none where NO_COLOR is set: https://no-color.org."""
+    shown = ". tests/lib/try.bash; where=command; echo true | say_and_run /dev/null"
+    command = ["bash", "-c", shown]
+    if terminal:
+        command = ["script", "--quiet", "--return", "--command", shlex.join(command), "/dev/null"]
+    said = host.run(*command, env=os.environ | {"NO_COLOR": no_color}).stdout
+    assert "$ true" in said
+    assert ("\033" in said) == bold
 
 
 def test_try_user():
