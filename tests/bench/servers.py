@@ -1,40 +1,33 @@
 """Who is compared: the hook, the least that a call could cost, and what the hook replaces."""
 
 import asyncio
+import json
+import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
-from itertools import count
+from contextlib import contextmanager
 from pathlib import Path
 
+import arch
 import host
 
-HERE = Path(__file__).parent
 UNITS = Path("/run/systemd/system")
 CONSTANT = "/usr/local/bin/constant"
-HOOK = "/usr/local/bin/buildbtw-hook"
-HOOKS = [HOOK, "/usr/local/lib/buildbtw-hook/buildbtw-systemctl"]
 TOKEN = host.token()
 
-# A kind of call: the branch that it deploys, whether it has the token, the status that it gets.
-KINDS = {
-    "refused": ("nothing", False, 401),
-    "restart": ("nothing", True, 200),
-    "container": ("review", True, 200),
+# Every connection a process, without a sandbox, as root, that looks at nothing; the second restarts the unit.
+FLOORS = {
+    "refused": ("/run/bench-refused.sock", CONSTANT),
+    "restart": ("/run/bench-restart.sock", f"{CONSTANT} systemctl restart buildbtw@nothing.service"),
 }
-
 SOCKET = """\
 [Socket]
 Accept=yes
-ListenStream=/run/bench-{port}.sock
-ListenStream=127.0.0.1:{port}
-MaxConnections=2048
+ListenStream={path}
 PollLimitIntervalSec=0
 TriggerLimitIntervalSec=0
 """
-
-# No sandbox, no other user, and a static program that looks at nothing.
-FLOOR_UNIT = """\
+SERVICE = """\
 [Unit]
 CollectMode=inactive-or-failed
 [Service]
@@ -44,151 +37,125 @@ StandardInput=null
 StandardOutput=null
 """
 
-# What of the hook's unit is not its sandbox.
-NO_SANDBOX = (
-    "CollectMode Description ExecStart LoadCredential LogLevelMax RuntimeMaxSec SetCredential "
-    "StandardError StandardInput StandardOutput SyslogIdentifier User"
-).split()
-
-# The role's own configuration in clear text, for which the callers stand for as many clients, and once
-# more with its limits; and webhook's.
+# The role's own configuration in clear text; and as Arch's hosts pass visitors on.
 NGINX = """\
 daemon off;
-user root;
+user www-data;
 error_log /dev/null;
 pid /run/bench-nginx.pid;
-worker_rlimit_nofile 8192;
-events {{
-    worker_connections 4096;
-}}
-http {{
+events {}
+http {
     access_log off;
-    include {directory}/role-*.conf;
-    server {{
-        listen 127.0.0.1:9420 backlog=4096;
-        location /hooks/ {{
-            proxy_pass http://127.0.0.1:9300;
-            proxy_read_timeout 21m;
-        }}
-    }}
-}}
-"""
-# Where the branches' visitors find them, at BRANCH.localhost.
-VISITED = 9400
-LIMITED = 9410
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where a server of hooks is reached: a port, or a path, for each kind of call."""
-
-    name: str
-    refused: int | str
-    restart: int | str | None = None
-    container: int | str | None = None
-
-    def address(self, kind):
-        """The address for a kind of call; one server has the same for all."""
-        return getattr(self, kind) or self.refused
-
-
-HOOK_TCP = Server("hook, TCP", 9000)
-HOOK_UNIX = Server("hook", host.SOCKET)
-HOOK_NGINX = Server("hook, nginx", VISITED)
-NO_SANDBOX_HOOK = Server("hook, no sandbox", "/run/bench-9100.sock")
-FLOOR = Server("floor", *(f"/run/bench-{port}.sock" for port in (9200, 9201, 9202)))
-FLOOR_TCP = Server("floor, TCP", 9200, 9201, 9202)
-WEBHOOK = Server("webhook", 9300)
-WEBHOOK_NGINX = Server("webhook, nginx", 9420)
-ALL = [HOOK_UNIX, HOOK_TCP, HOOK_NGINX, NO_SANDBOX_HOOK, FLOOR, FLOOR_TCP, WEBHOOK, WEBHOOK_NGINX]
-
-CGROUPS = {
-    "hook": ["system-buildbtw\\x2dhook.slice", "system-buildbtw\\x2dsystemctl.slice"],
-    "webhook": ["bench-webhook.service"],
+    include /run/bench-role.conf;
+    server {
+        listen 9400;
+        server_name "~^(?<branch>.+)\\.webhook$";
+        location / {
+            proxy_pass http://unix:/run/buildbtw/$branch.sock;
+        }
+    }
 }
+"""
+VISITED = 9400
 
 
-def install_socket(name, service, port):
-    """A socket unit and the service of its connections."""
-    (UNITS / f"{name}.socket").write_text(SOCKET.format(port=port))
-    (UNITS / f"{name}@.service").write_text(service)
+def ours(text):
+    """A text of Arch's under another name, so that both templates are on one host and take turns."""
+    return text.replace("buildbtw@", "arch@").replace("=buildbtw-%i", "=arch-%i")
 
 
-def install():
-    """All but the hook itself, which is installed already."""
+def arch_host():
+    """The files of Arch's host."""
+    template = ours(arch.TEMPLATE).replace("HOST", "arch").replace("SIXTY-FOUR", 64 * "k")
+    return {
+        Path("/etc/containers/systemd/arch@.container"): template,
+        Path("/run/webhook.json"): json.dumps(arch.HOOKS),
+        **{Path(f"/usr/local/bin/{name}"): ours(text) for name, text in arch.SCRIPTS.items()},
+    }
+
+
+@contextmanager
+def floor():
+    """The units of the least that a call could cost, in the body."""
     shutil.copy("/src/target/constant", CONSTANT)
-    unit = Path("/usr/local/lib/systemd/system/buildbtw-hook@.service").read_text().splitlines()
-    kept = [line for line in unit if line.startswith("[") or line.split("=")[0] in NO_SANDBOX]
-    install_socket("bench-bare", "\n".join(kept) + "\n", 9100)
-    commands = [CONSTANT]
-    commands += [
-        f"{CONSTANT} systemctl restart buildbtw@{branch}.service" for branch in ("nothing", "review")
-    ]
-    for port, command in zip(count(9200), commands, strict=False):
-        install_socket(f"bench-floor-{port}", FLOOR_UNIT.format(command=command), port)
-
-    # webhook(1) as the old hosts had it, but that it waits for the script.
-    directory = Path("/run/webhook")
-    directory.mkdir()
-    hooks = (HERE / "webhook.json").read_text().replace("TOKEN", TOKEN)
-    (directory / "hooks.json").write_text(hooks)
-    shutil.copy(HERE / "deploy-branch", directory)
-    command = f"webhook -hooks {directory}/hooks.json -ip 127.0.0.1 -port 9300"
-    (UNITS / "bench-webhook.service").write_text(f"[Service]\nExecStart={command}\n")
-
-    for port, limited in [(VISITED, []), (LIMITED, ["limited"])]:
-        render = ["/src/tests/fixtures/nginx-configuration", "localhost", "", "", str(port), *limited]
-        (directory / f"role-{port}.conf").write_text(host.run(*render).stdout)
-    (directory / "nginx.conf").write_text(NGINX.format(directory=directory))
-    (UNITS / "bench-nginx.service").write_text(f"[Service]\nExecStart=nginx -c {directory}/nginx.conf\n")
-
-    host.systemctl("daemon-reload")
-    sockets = [file.name for file in UNITS.glob("bench-*.socket")]
-    host.systemctl("start", "bench-webhook.service", "bench-nginx.service", *sockets)
-    for port in (9300, VISITED, LIMITED, 9420):
-        host.until(lambda port=port: host.run("curl", "-s", f"http://127.0.0.1:{port}").returncode == 0)
+    units = {}
+    for kind, (path, command) in FLOORS.items():
+        units[UNITS / f"bench-{kind}.socket"] = SOCKET.format(path=path)
+        units[UNITS / f"bench-{kind}@.service"] = SERVICE.format(command=command)
+    with host.files(units):
+        sockets = [f"bench-{kind}.socket" for kind in FLOORS]
+        host.systemctl("start", *sockets)
+        yield
+        host.systemctl("stop", *sockets)
 
 
-def message(branch, authorised):
+@contextmanager
+def both_hosts():
+    """What is shipped, and Arch's set-up beside it, behind one nginx."""
+    render = ["/src/tests/fixtures/nginx-configuration", "hook", "", "", str(VISITED)]
+    commands = {"webhook": "webhook -hooks /run/webhook.json -port 9300", "nginx": "nginx -c /run/bench.conf"}
+    services = {UNITS / f"bench-{name}.service": f"[Service]\nExecStart={command}\n"
+                for name, command in commands.items()}  # fmt: skip
+    configuration = {
+        Path("/run/bench-role.conf"): host.run(*render).stdout,
+        Path("/run/bench.conf"): NGINX,
+    }
+    with host.files(host.review_host() | arch_host() | configuration | services):
+        names = [f"bench-{name}.service" for name in commands]
+        host.systemctl("start", *names)
+        for port in (9300, VISITED):
+            host.until(lambda port=port: host.run("curl", "-s", f"http://127.0.0.1:{port}").returncode == 0)
+        yield
+        host.forget_branches()
+        host.run("systemctl", "stop", "arch@*.service", *names)
+        for link in Path("/etc/containers/systemd").glob("arch@?*.container"):
+            link.unlink()
+
+
+def message(branch, authorised=True):
     """The bytes of a call."""
-    path = f"/hooks/deploy-branch?branch={branch}"
+    path = f"/hooks/deploy-branch?image-tag={branch}"
     return host.request(path, "Connection: close", credentials=TOKEN if authorised else None)
 
 
-def call(address, branch, authorised, status):
-    """One call, to the end of its answer, which must have this status."""
-    with connection(address) as connected:
-        connected.sendall(message(branch, authorised))
-        received = host.rest_of(connected)
-    assert received.split(b" ", 2)[1] == str(status).encode(), received
+def answer(address, sent):
+    """What comes on a connection to a port, or to a Unix socket, for these bytes."""
+    is_port = isinstance(address, int)
+    with host.socket.socket(host.socket.AF_INET if is_port else host.socket.AF_UNIX) as connection:
+        connection.connect(("127.0.0.1", address) if is_port else address)
+        connection.sendall(sent)
+        return host.rest_of(connection)
 
 
-def connection(address):
-    """A connection to a port of this host, or to a Unix socket."""
-    if isinstance(address, int):
-        return host.socket.create_connection(("127.0.0.1", address))
-    connected = host.socket.socket(host.socket.AF_UNIX)
-    connected.connect(address)
-    return connected
+def call(address, branch, authorised=True):
+    """One call, to the end of its answer."""
+    received = answer(address, message(branch, authorised))
+    assert received.split(b" ", 2)[1] == (b"200" if authorised else b"401"), received
 
 
-async def one_of_many(address, branch, authorised=True, source="127.0.0.1"):
+def deploy(whom, branch):
+    """A deployment by one of the two."""
+    call(host.SOCKET if whom == "hook" else 9300, branch)
+
+
+def settle():
+    """Waits for what a deployment has done after its answer."""
+    host.idle()
+    host.until(lambda: host.state_of("buildbtw-prune.service") == "inactive")
+
+
+async def one_of_many(branch):
     """A call among many: its status, or what became of it."""
     try:
-        if isinstance(address, int):
-            opened = asyncio.open_connection("127.0.0.1", address, local_addr=(source, 0))
-        else:
-            opened = asyncio.open_unix_connection(address)
-        reader, writer = await opened
-        writer.write(message(branch, authorised))
+        reader, writer = await asyncio.open_unix_connection(host.SOCKET)
+        writer.write(message(branch))
         received = await reader.read()
         writer.close()
         return received.split(b" ", 2)[1].decode() if received else "nothing"
     except OSError as error:
-        return type(error).__name__
+        return os.strerror(error.errno)
 
 
-async def at_once(address, callers):
+async def at_once(callers):
     """Callers at once, each for a branch of its own: how often each outcome."""
-    calls = (one_of_many(address, f"nothing-{at}") for at in range(callers))
-    return Counter(await asyncio.gather(*calls))
+    return Counter(await asyncio.gather(*(one_of_many(f"nothing-{at}") for at in range(callers))))

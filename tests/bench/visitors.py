@@ -1,89 +1,84 @@
-"""What visitors of a branch get while it is redeployed: by the hook, and as the old hosts did it."""
+"""What visitors of a branch get while it is redeployed."""
 
+import re
 import time
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import count
+from typing import NamedTuple
 
 import host
 import servers
 
-BRANCH = "review"
-VISITORS = 4
-HERE = Path(__file__).parent
-# The stand-in for buildbtw is not in the image, whose size is what is varied.
-BACKEND = """\
-[Container]
-Environment=BUILDBTW_COOKIE_ENCRYPTION_KEY=0123456789012345678901234567890123456789012345678901234567890123
-Environment=VERSION=v1
-Volume=/src/target/backend:/backend:ro
-Volume=/src/target/backend:/bin/curl:ro
-"""
+# Between a visitor's visits: without it those that fail at once would hold up the redeployment itself.
+PAUSE = 0.03
+BRANCHES = {"hook": "review", "webhook": "other"}
+versions = count(1)
 
 
-@dataclass(frozen=True)
-class Redeployment:
-    """What its visitors saw of one."""
+class Visit(NamedTuple):
+    """When it began and ended, and which version answered, if any."""
 
-    visits: int
+    begin: float
+    end: float
+    version: str
+
+
+class Redeployment(NamedTuple):
+    """What its visitors saw of one, in seconds."""
+
+    until_new: float
+    longest_wait: float
     lost: int
-    # The longest time in seconds in which no visitor got an answer from the branch.
-    longest: float
+    visits: int
 
 
-def visit():
-    """One visit through nginx: when it was over, and whether the branch answered."""
-    with servers.connection(servers.VISITED) as connection:
-        connection.sendall(
-            host.request("/", "Connection: close").replace(b"localhost", f"{BRANCH}.localhost".encode(), 1)
-        )
-        answer = host.rest_of(connection)
-    return time.monotonic(), answer.startswith(b"HTTP/1.1 200 ")
+def visit(whom, branch, path="/"):
+    """One visit through nginx."""
+    begin = time.monotonic()
+    sent = host.request(path, "Connection: close").replace(b"localhost", f"{branch}.{whom}".encode(), 1)
+    received = servers.answer(servers.VISITED, sent).decode()
+    version = re.search(r"^version (v\d+) at ", received, re.M)
+    return Visit(begin, time.monotonic(), version[1] if version else "")
 
 
-def seen(redeploy):
-    """What visitors see of a redeployment."""
-    with host.repeated(*VISITORS * [visit]) as visits:
+def push(branch, megabytes):
+    """A new image of that size more, no layer of which is on the host; which version it is."""
+    version = f"v{next(versions)}"
+    host.push(branch, backend=version, megabytes=megabytes)
+    return version
+
+
+def redeployment(whom, paths, megabytes):
+    """What visitors see of one that brings a new image."""
+    branch = BRANCHES[whom]
+    version = push(branch, megabytes)
+
+    def visitor(path):
+        time.sleep(PAUSE)
+        return visit(whom, branch, path)
+
+    with host.repeated(*(partial(visitor, path) for path in paths)) as visits:
         time.sleep(0.5)
-        redeploy()
-        time.sleep(0.5)
-    answered = sorted(when for when, is_answered in visits if is_answered)
-    gaps = (after - before for before, after in zip(answered, answered[1:], strict=False))
-    return Redeployment(len(visits), len(visits) - len(answered), max(gaps))
+        begin = time.monotonic()
+        servers.deploy(whom, branch)
+        host.until(lambda: any(each.version == version for each in visits))
+        time.sleep(1)
+    return Redeployment(
+        min(each.end for each in visits if each.version == version) - begin,
+        max(each.end - each.begin for each in visits),
+        sum(not each.version for each in visits),
+        len(visits),
+    )
 
 
-def by_the_hook():
-    """The template as it is shipped, with its socket and its pull."""
-    return host.shipped(*host.TEMPLATES) | {
-        Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/buildbtw\n",
-        Path("/etc/buildbtw/environment"): "",
-        Path(f"{host.TEMPLATE}.d/bench.conf"): BACKEND,
-        host.TEMPLATE: Path("/src/systemd/buildbtw@.container").read_text(),
-    }
-
-
-def as_it_was():
-    """The template of the old hosts: the container pulls, and makes its socket."""
-    return {
-        Path(f"{host.TEMPLATE}.d/bench.conf"): BACKEND,
-        host.TEMPLATE: (HERE / "buildbtw@.container").read_text(),
-    }
-
-
-def redeployments(megabytes, rounds):
-    """The redeployments of each, with a new image of this size each time."""
-    found = {}
-    for whom, server, files in [
-        ("hook", servers.HOOK_UNIX, by_the_hook()),
-        ("webhook", servers.WEBHOOK, as_it_was()),
-    ]:
-        with host.files(files):
-            deploy = partial(servers.call, server.refused, BRANCH, True, 200)
-            host.push(BRANCH, command="exec /backend run", megabytes=megabytes)
-            deploy()
-            found[whom] = []
-            for _ in range(rounds):
-                host.push(BRANCH, command="exec /backend run", megabytes=megabytes)
-                found[whom].append(seen(deploy))
-            host.forget_branches()
+def redeployments(paths, megabytes, rounds):
+    """By the hook and by webhook in turn, with a visitor for each path: those of each."""
+    for whom, branch in BRANCHES.items():
+        push(branch, megabytes)
+        servers.deploy(whom, branch)
+    found = {whom: [] for whom in BRANCHES}
+    for _ in range(rounds):
+        for whom, its in found.items():
+            servers.settle()
+            its.append(redeployment(whom, paths, megabytes))
     return found

@@ -94,11 +94,11 @@ in_machine() {
 # bench [NAME...]: all measurements, or the named ones, of which the figures are shown and not kept.
 bench() {
     local part
-    packages+=,gnuplot-nox,webhook
+    packages+=,webhook
     prerequisites
     build_fixtures
     built_root
-    # Images of 1.5 GB, each pushed, pulled and unpacked, have no room in memory.
+    # Images of 150 MB, each pushed, pulled and unpacked, have no room in memory.
     store=$(mktemp -d "$cache/bench.XXXXXX")
     for part in containers docker-registry; do
         mkdir "$store/$part"
@@ -112,7 +112,6 @@ bench() {
 }
 
 keep_figures() {
-    inside sh -ec 'python3 tests/bench/report.py /run/bench
-        cd /run/bench && gnuplot /src/tests/bench/plots.gnuplot'
+    inside python3 tests/bench/report.py /run/bench
     as_builder cp "/proc/$leader/root/run/bench/"* "$repo/tests/bench/"
 }

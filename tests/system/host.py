@@ -390,6 +390,21 @@ def review_host():
     }
 
 
+def sleep_after(span):
+    """The examples of drop-ins with all that they have: instances that nobody visits sleep."""
+    directories = {
+        "buildbtw@.container": "/etc/containers/systemd",
+        "buildbtw-proxy@.service": "/etc/systemd/system",
+    }
+    texts = {name: Path(f"/src/systemd/{name}.conf").read_text() for name in directories}
+    return {
+        Path(f"{directories[name]}/{name}.d/sleep.conf"): re.sub(
+            r"^#(\w+=)", r"\1", text.replace("=30min", f"={span}"), flags=re.M
+        )
+        for name, text in texts.items()
+    }
+
+
 class Visit(NamedTuple):
     """What a visitor got through nginx, and in how many seconds."""
 

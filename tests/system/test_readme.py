@@ -46,25 +46,11 @@ def test_the_developers_commands_exist():
         assert line in usage
 
 
-def table_of(figures, directory):
-    """What the report makes of the figures of a run."""
-    shutil.copy(BENCH / figures, directory / "figures.csv")
-    made = host.run(sys.executable, BENCH / "report.py", directory)
-    assert made.returncode == 0, made.stdout
-    return (directory / "table.md").read_text()
-
-
 def test_the_tables_are_made_of_the_figures(tmp_path):
-    assert table_of("figures.csv", tmp_path) == (BENCH / "table.md").read_text()
-
-
-def test_two_days_agree_on_which_aims_are_met(tmp_path):
-    verdicts = []
-    for run in ("figures.csv", "earlier.csv"):
-        rows = [line.split(" | ") for line in table_of(run, tmp_path).splitlines()]
-        verdicts.append({row[0]: row[-1] for row in rows if row[-1] in ("met |", "not met |")})
-    assert len(verdicts[0]) == 11
-    assert verdicts[0] == verdicts[1]
+    shutil.copy(BENCH / "figures.csv", tmp_path)
+    made = host.run(sys.executable, BENCH / "report.py", tmp_path)
+    assert made.returncode == 0, made.stdout
+    assert (tmp_path / "table.md").read_text() == (BENCH / "table.md").read_text()
 
 
 def test_install():

@@ -19,21 +19,10 @@ SLEEP_AFTER = 2
 pytestmark = pytest.mark.each_suite
 
 
-def uncommented(name):
-    """An example of a drop-in with all that it has."""
-    text = Path(f"/src/systemd/{name}.conf").read_text().replace("=30min", f"={SLEEP_AFTER}s")
-    return re.sub(r"^#(\w+=)", r"\1", text, flags=re.M)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def sleep(review_host):
     """The drop-ins as they are shipped."""
-    directories = {
-        "buildbtw@.container": "/etc/containers/systemd",
-        "buildbtw-proxy@.service": "/etc/systemd/system",
-    }
-    files = {Path(f"{at}/{name}.d/sleep.conf"): uncommented(name) for name, at in directories.items()}
-    with host.files(files):
+    with host.files(host.sleep_after(f"{SLEEP_AFTER}s")):
         yield
 
 
