@@ -27,15 +27,17 @@ CONTAINER_ROUNDS = 20
 BRANCH = visitors.BRANCHES["hook"]
 UNIT, PULL = f"buildbtw@{BRANCH}.service", f"buildbtw-pull@{BRANCH}.service"
 # What the journal has at the end of each part.
+ID = "[0-9a-f]{64}$"
 START = {
-    "`podman run`": "[0-9a-f]{64}$",
+    "`podman run`": ID,
     "until it answers": f"Started {UNIT}",
 }
 REDEPLOYMENT = {
     "the hook, the root side": f"Starting {PULL}",
     "the pull": f"Finished {PULL}",
     "the root side, the restart begins": f"Stopping {UNIT}",
-    "the stop": f"Stopped {UNIT}",
+    "the stop, its first `podman rm`": ID,
+    "its second": f"Stopped {UNIT}",
     **START,
 }
 WAKE = {"the start begins": f"Starting {UNIT}", **START}
@@ -95,6 +97,7 @@ def redeployments():
             "hook": deploy,
             "its restart alone": partial(host.systemctl, "restart", UNIT),
             "its pull alone": partial(host.systemctl, "restart", PULL),
+            "a podman that does nothing": partial(host.run, "podman", "rm", "--ignore", "none"),
         }, before=new_image)  # fmt: skip
         parts("a redeployment", REDEPLOYMENT, CONTAINER_ROUNDS, new_image, deploy)
 
