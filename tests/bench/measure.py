@@ -225,7 +225,8 @@ MEASUREMENTS = [calls, bursts, redeployments, visits, wake, hundred]
 def main():
     """Makes the measurements that are named, or all."""
     out, *names = sys.argv[1:]
-    earlier = read(Path(__file__).with_name("figures.csv"))
+    runs = read(Path(__file__).with_name("figures.csv"))
+    earlier = [each for each in runs if each.run != figures.run]
     for measurement in MEASUREMENTS:
         if not names or measurement.__name__ in names:
             measurement()

@@ -75,8 +75,8 @@ def verdict(run, unit, found, bound):
     except KeyError:
         return "–"
     met = "met" if values[0] <= values[1] else "**not met**"
-    digits = 0 if unit == "ms" else 2
-    return f"{values[0]:.{digits}f} of {values[1]:.{digits}f} {unit}: ".replace(" :", ":") + met
+    of = " of ".join(f"{round(each, 0 if unit == 'ms' else 2):g}" for each in values)
+    return f"{of} {unit}".strip() + f": {met}"
 
 
 def markdown(heads, rows):
