@@ -94,7 +94,6 @@ in_machine() {
 # bench [NAME...]: all measurements, or the named ones, of which the figures are shown and not kept.
 bench() {
     local part
-    packages+=,webhook
     prerequisites
     build_fixtures
     built_root

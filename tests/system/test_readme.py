@@ -14,6 +14,7 @@ DOCUMENTS = [
     "README.md",
     "ansible/README.md",
     "systemd/README.md",
+    "systemd/from-webhook.md",
     "tests/README.md",
     "tests/bench/README.md",
 ]
@@ -37,7 +38,15 @@ def run_block(name):
 def test_every_command_of_the_readme_is_run_by_a_test():
     opened = "".join(Path(document).read_text() for document in DOCUMENTS).count("\n```sh")
     assert opened == len(BLOCKS)
-    assert BLOCKS.keys() == NOT_RUN_HERE | {"install", "try", "follow", "debug", "configure"}
+    assert BLOCKS.keys() == NOT_RUN_HERE | {
+        "install",
+        "try",
+        "follow",
+        "debug",
+        "configure",
+        "moving",
+        "back",
+    }
 
 
 def test_the_developers_commands_exist():
@@ -137,3 +146,59 @@ def test_the_examples(edited):
     assert host.deploy("feature-y").status == 403
     for unit in ("buildbtw-hook.socket", "buildbtw-hook@test.service"):
         assert host.run("systemd-analyze", "--man=no", "verify", unit).stdout == ""
+
+
+@pytest.fixture
+def webhook(token_file):
+    """webhook itself, as the page has it, in the hook's place."""
+    page = "systemd/from-webhook.md"
+    template = Path("/etc/systemd/system/buildbtw@.service")
+    # Read anew, so that it is seen to be written.
+    token_file.write_text(f"{host.token()} name\n")
+    texts = {
+        template: blocks(page, "ini")["template"],
+        Path("/etc/webhook.conf"): blocks(page, "json")["hooks"].replace("TOKEN", host.token()),
+        Path("/usr/local/bin/deploy-branch"): '#!/bin/sh -e\n[ "$1" != broken ]\nmkdir -p "/run/app-$1"\n',
+        Path("/usr/local/bin/undeploy-branch"): '#!/bin/sh -e\nrm -r "/run/app-$1"\n',
+    }
+    host.run("systemd/install", "--uninstall")
+    with host.files(texts):
+        host.systemctl("start", "webhook.service")
+        yield
+        host.systemctl("disable", "--now", "webhook.service")
+    host.run("systemd/install")
+
+
+def test_moving_from_webhook(webhook):
+    def deploy(branch):
+        answer = host.deploy(branch, transport="tcp")
+        return answer.status, answer.text.partition("(")[0]
+
+    def refused():
+        answer = host.curl("tcp", "/hooks/deploy-branch?branch=main")
+        return answer.status, answer.text
+
+    def listens():
+        return host.run("curl", "--silent", "http://127.0.0.1:9000").returncode == 0
+
+    app = Path("/run/app-main")
+    host.until(listens)
+    assert deploy("main") == (200, "")
+    assert deploy("broken") == (200, ""), "whatever comes of it"
+    assert refused() == (200, "Hook rules were not satisfied.")
+    host.until(app.exists)
+    run_block("moving")
+    assert host.TOKEN_FILE.read_text() == f"{host.token()}\n"
+    app.rmdir()
+    assert deploy("main") == (200, "branch main is deployed ")
+    assert app.exists()
+    assert "branch main is up" in host.call("tcp", "/hooks/branch-status?branch=main").text
+    assert deploy("broken")[0] == 424
+    assert refused()[0] == 401
+    assert host.undeploy("main").status == 200
+    assert not app.exists()
+    run_block("back")
+    host.until(listens)
+    assert deploy("main") == (200, "")
+    host.until(app.exists)
+    app.rmdir()
