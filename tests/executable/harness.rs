@@ -125,7 +125,7 @@ impl Host {
             ("BUILDBTW_ROOT", text("")),
         ];
         let host = Self { root, environment, orders: Arc::default() };
-        let of_units = ["var/lib/buildbtw-hook", "run/buildbtw-systemctl", "run/buildbtw-pull"];
+        let of_units = ["var/lib/buildbtw-hook", "run/buildbtw-pull"];
         for directory in ["bin", "credentials", "empty"].iter().chain(&of_units) {
             fs::create_dir_all(host.root.join(directory)).expect("a directory of the host");
         }

@@ -100,7 +100,7 @@ fn the_next_boot_starts_what_is_deployed() {
         assert!(host.order(line).contains("was not deployed\n"), "{line}");
     }
     host.take_calls();
-    for left in [WANTS, "var/lib/buildbtw-hook", "run/buildbtw-systemctl"] {
+    for left in [WANTS, "var/lib/buildbtw-hook"] {
         assert_eq!(host.names(left), "", "{left}");
     }
     // Nothing is done where that cannot be changed.
@@ -112,7 +112,7 @@ fn the_next_boot_starts_what_is_deployed() {
     }
     fs::remove_dir_all(host.root.join("var")).expect("the state directory");
     let told = host.order("deploy x\n");
-    assert!(told.starts_with("failed\nnothing is done: cannot mark the branch"), "{told:?}");
+    assert!(told.starts_with("failed\nnothing is done: cannot take a turn"), "{told:?}");
     assert_eq!(host.take_calls(), NOT_RUN);
 }
 
@@ -127,6 +127,7 @@ fn a_start_is_joined_for_its_image_and_replaced_for_another() {
         host.write("run/buildbtw-pull/x", second);
         let other = host.give("deploy x\n");
         wait_until("four runs", || host.read("bin/calls").lines().count() == 4);
+        wait_until("its image", || host.read("var/lib/buildbtw-hook/x.turn") == second);
         host.release(RESTART_X);
         let deployed = |run, image| format!("done\nbranch x is deployed ({run}, image {image})\n");
         assert_eq!(outcome(first), deployed("restart of buildbtw@x.service", told));
@@ -199,27 +200,31 @@ fn an_undeployment_ends_what_came_before_it() {
     assert!(outcome(later).starts_with("done\nbranch x is deployed"));
     assert_eq!(host.names(WANTS), "buildbtw@x.service");
     assert!(host.order("status x\n").starts_with("done\nbranch x is up"));
-    // So does a deployment between the two, which is started again for it.
-    let host = late().hold(RESTART_X);
+    // A deployment after it begins once it has ended, and stands.
+    let host = late();
     let first = host.give_until("deploy x\n", RESTART_X);
     let undeployment = host.give("undeploy x\n");
-    wait_until("its mark", || host.read("var/lib/buildbtw-hook/x").starts_with("undeploy\n"));
+    thread::sleep(Duration::from_millis(200));
     let later = host.give("deploy x\n");
-    wait_until("its mark", || host.read("var/lib/buildbtw-hook/x").starts_with("deploy\n"));
+    thread::sleep(Duration::from_millis(200));
     host.remove("bin/late-restart-buildbtw@x.service");
+    outcome(first);
     assert!(outcome(undeployment).starts_with("done\n"));
-    // The first was canceled.
-    let restarts = || host.read("bin/calls").matches("[restart][--][buildbtw@x").count();
-    wait_until("two more starts", || restarts() == 3);
-    host.release(RESTART_X);
-    for told in [first, later].map(outcome) {
-        assert!(told.starts_with("done\nbranch x is deployed"), "{told}");
-    }
+    assert!(outcome(later).starts_with("done\nbranch x is deployed"));
     assert!(host.order("status x\n").starts_with("done\nbranch x is up"));
     assert_eq!(host.names(WANTS), "buildbtw@x.service");
     // Somebody else may stop it.
     let told = failing("Job for buildbtw@x.service canceled.\n").order("deploy x\n");
     assert!(told.starts_with("canceled\nrestart of buildbtw@x.service failed: "), "{told}");
+    let host = pulling("12ab").hold(PULL_X);
+    let deployment = host.give_until("deploy x\n", PULL_X);
+    host.write("bin/canceled-buildbtw-pull@x.service", "");
+    assert!(outcome(deployment).starts_with("canceled\nrestart of buildbtw-pull@x.service"));
+    assert_eq!(host.take_calls(), PULL_X);
+    // Which is not a matter of the branch's name.
+    let host = failing("Job for buildbtw-pull@canceled.service failed.\n")
+        .show("-pull@canceled.service", DOWN);
+    assert!(host.order("deploy canceled\n").starts_with("pull-failed\n"));
 }
 
 #[test]
@@ -291,6 +296,51 @@ fn a_branch_expires_by_its_last_deployment() {
 }
 
 #[test]
+fn the_image_that_is_told_is_the_one_that_was_started_last() {
+    let host = pulling("12ab");
+    let tells = |words: &str| {
+        let told = host.order("status x\n");
+        assert!(told.starts_with("done\n") && told.ends_with(words), "{words}: {told}");
+    };
+    host.order("deploy x\n");
+    tells(", image 12ab\n");
+    // A start that fails is tried again (Restart=).
+    host.write("run/buildbtw-pull/x", "34cd");
+    host.write("bin/exit-buildbtw@x.service", "1\n");
+    host.write("bin/stderr", "Job for buildbtw@x.service failed.\n");
+    assert!(host.order("deploy x\n").starts_with("start-failed\n"));
+    tells(", image 34cd\n");
+    // An earlier caller is told of the later image, also where it fails.
+    host.write("bin/hold-restart-buildbtw@x.service", "");
+    host.take_calls();
+    let first = host.give_until("deploy x\n", RESTART_X);
+    host.write("run/buildbtw-pull/x", "56ef");
+    let second = host.give("deploy x\n");
+    wait_until("four runs", || host.read("bin/calls").lines().count() == 4);
+    wait_until("the later image", || host.read("var/lib/buildbtw-hook/x.turn") == "56ef");
+    host.release(RESTART_X);
+    assert!(outcome(first).contains("\na later call brought image 56ef\n"));
+    assert!(!outcome(second).contains("later call"));
+    host.remove("bin/exit-buildbtw@x.service");
+    host.remove("bin/stderr");
+    host.remove("run/buildbtw-pull/x");
+    assert!(host.order("deploy x\n").starts_with("done\n"));
+    tells("(buildbtw@x.service)\n");
+}
+
+#[test]
+fn what_systemd_skips_or_somebody_stopped_is_not_up() {
+    let skipped = "ActiveState=inactive\nConditionResult=no\n";
+    let told = Host::new().show("@x.service", skipped).order("deploy x\n");
+    assert_eq!(told, "start-failed\nbuildbtw@x.service is skipped: a condition of it is not met\n");
+    // Its socket is there, but wakes nobody on a host where nothing sleeps.
+    let host = Host::new().show("@x.socket", UP);
+    host.order("deploy x\n");
+    host.write("bin/unit-buildbtw@x.service", "inactive\n");
+    assert!(host.order("status x\n").starts_with("absent\n"));
+}
+
+#[test]
 fn a_list_has_a_line_for_each_branch() {
     let host = failing("Job for it failed.\n")
         .file("bin/exit", "0\n")
@@ -301,7 +351,7 @@ fn a_list_has_a_line_for_each_branch() {
         host.order(format!("deploy {branch}\n"));
     }
     let host = host
-        .show("@c.service", DOWN)
+        .show("@c.service", &format!("{DOWN}StopWhenUnneeded=yes\n"))
         .show("@c.socket", UP)
         .show("@d.service", "ActiveState=deactivating\n")
         .file("var/lib/buildbtw-hook/No.slug", "")

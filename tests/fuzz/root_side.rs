@@ -136,7 +136,6 @@ fn bytes(rng: &mut Rng) -> Vec<u8> {
 pub fn fuzz(name: usize, inputs: &mut dyn Iterator<Item = (Rng, usize)>, tally: &Mutex<Tally>) {
     let mut host = Scratch::new("root", name).expect("a host");
     symlink(env::current_exe().expect("a path"), host.root.join("systemctl")).expect("a link");
-    fs::create_dir_all(host.root.join("run/buildbtw-systemctl")).expect("a directory");
     let marks = host.root.join("var/lib/buildbtw-hook");
     for (mut rng, k) in inputs {
         fs::create_dir_all(&marks).expect("a directory");

@@ -32,7 +32,7 @@ try_user() {
     trap end_try_user EXIT
     trap 'exit 130' INT TERM
     build_offline
-    (umask 077 && mkdir -p "$try"/{bin,images,var/lib/buildbtw-hook,run/buildbtw-systemctl} "$units" && od -An -N32 -tx1 /dev/urandom |
+    (umask 077 && mkdir -p "$try"/{bin,images,var/lib/buildbtw-hook} "$units" && od -An -N32 -tx1 /dev/urandom |
         tr -d ' \n' >"$try/token")
     cp -P "$repo"/target/release/buildbtw-{hook,systemctl} "$repo"/tests/fixtures/user/bin/* "$try/bin"
     cp "$repo"/tests/fixtures/user/*.{socket,service} "$units"

@@ -21,7 +21,6 @@ TOKEN_FILE = Path("/etc/buildbtw-hook/token")
 TEMPLATE = Path("/etc/containers/systemd/buildbtw@.container")
 SOCKET = "/run/buildbtw-hook.sock"
 STATE = Path("/var/lib/buildbtw-hook")
-RUNTIME = Path("/run/buildbtw-systemctl")
 WANTS = Path("/etc/systemd/system/buildbtw.target.wants")
 RECORDER = Path("/usr/local/sbin/systemctl")
 USER = "buildbtw-hook"
@@ -202,7 +201,7 @@ def forget_branches():
     systemctl("stop", "buildbtw@*.socket")
     systemctl("stop", "buildbtw@*.service", "buildbtw-pull@*.service", "buildbtw-proxy@*.service")
     systemctl("reset-failed", "buildbtw*@*")
-    for file in [*STATE.glob("*"), *RUNTIME.glob("*"), *WANTS.glob("*")]:
+    for file in [*STATE.glob("*"), *WANTS.glob("*")]:
         file.unlink(missing_ok=True)
 
 

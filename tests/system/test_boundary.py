@@ -346,7 +346,6 @@ def test_no_command_of_its_user(command, template, request):
     "file",
     [
         host.STATE / "feature-x",
-        host.RUNTIME / "feature-x",
         host.WANTS / "buildbtw@feature-x.service",
         "/etc/containers/systemd/evil.container",
         "/etc/systemd/system/evil.service",

@@ -216,7 +216,7 @@ def test_no_room_for_what_is_deployed():
     with full(host.STATE):
         answer = host.deploy(BRANCH)
         assert answer.status == 500
-        assert "nothing is done: cannot mark the branch: No space left on device" in answer.text
+        assert "nothing is done: cannot take a turn: No space left on device" in answer.text
         assert host.state(BRANCH) == "inactive"
         assert host.undeploy(BRANCH).status == 500
     next_calls_work()

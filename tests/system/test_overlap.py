@@ -88,4 +88,4 @@ def test_nobody_is_told_what_is_not_so(seed):
     assert (answer.status, f"image {this.pushed[-1]}" in answer.text, runs()) == (200, True, this.pushed[-1])
     assert host.undeploy(BRANCH).status == 200
     assert left()[0] == []
-    assert [*host.STATE.iterdir(), *host.RUNTIME.iterdir(), *host.WANTS.iterdir()] == []
+    assert [*host.STATE.iterdir(), *host.WANTS.iterdir()] == []

@@ -243,6 +243,18 @@ def test_lines_that_journald_dropped_are_said_to_be_missing():
     assert "  it wrote so much that journald may have dropped lines; the last that it has:" in told
 
 
+def test_no_other_user_says_which_start_failed():
+    """The record is systemd's own; whoever takes over the hook may write one like it."""
+    host.run("systemd-run", "--unit=secret", "--wait", "sh", "-c", "echo not for callers; sleep 0.5")
+    fields = ["--output=cat", "--output-fields=_SYSTEMD_INVOCATION_ID", "_SYSTEMD_UNIT=secret.service"]
+    secret = host.run("journalctl", *fields).stdout.split()[0]
+    record = f"MESSAGE_ID=be02cf6855d2428ba40df7e9d022f03d\nUNIT={UNIT}\nINVOCATION_ID={secret}\nMESSAGE=x\n"
+    logger = ["runuser", "-u", host.USER, "--", "logger", "--journald"]
+    with host.repeated(lambda: subprocess.run(logger, input=record, text=True, check=True)):
+        told = failing("echo its own words >&2; sleep 1; exit 3")
+    assert told[-1] == "    its own words"
+
+
 def test_journald_is_stuck():
     process = int(host.unit("systemd-journald.service", "MainPID")["MainPID"])
     push("stuck", command="exit 3")

@@ -14,10 +14,8 @@ pub struct Host {
     pub expire: Option<Duration>,
     /// What is deployed: symlinks to what systemd starts at boot (systemd.unit(5), `.wants/`).
     pub wants: PathBuf,
-    /// A mark for each branch: its newest order, and that order's outcome.
-    pub marks: PathBuf,
-    /// A lock for each branch that is being started or stopped.
-    pub turns: PathBuf,
+    /// For each branch a mark, its newest order with the outcome, and a turn, a lock.
+    pub state: PathBuf,
     /// The image that `buildbtw-pull@.service` pulled last, for each branch.
     pub pulled: PathBuf,
 }
@@ -44,8 +42,7 @@ impl Host {
             clean: !clean.is_empty(),
             expire: days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60)),
             wants: root.join("etc/systemd/system/buildbtw.target.wants"),
-            marks: root.join("var/lib/buildbtw-hook"),
-            turns: root.join("run/buildbtw-systemctl"),
+            state: root.join("var/lib/buildbtw-hook"),
             pulled: root.join("run/buildbtw-pull"),
         })
     }

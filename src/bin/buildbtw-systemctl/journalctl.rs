@@ -28,6 +28,8 @@ pub fn last_lines(count: usize, unit: &str, since: u64, invocation: &str) -> Str
     let failure = [
         &since,
         UNIT_FAILED,
+        // Anybody may write the like.
+        "_PID=1",
         &format!("UNIT={unit}"),
         "--output-fields=INVOCATION_ID",
         "--lines=1",

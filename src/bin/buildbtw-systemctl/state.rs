@@ -1,5 +1,5 @@
 //! What is kept of a branch, each fact in one place: the newest order for it (a mark, locked while the
-//! order runs), that it is being started or stopped (a turn, a lock), that the next boot is to start it
+//! order runs), the image that was started last (in its turn, a lock), that the next boot is to start it
 //! (a symlink), and the image that was pulled for it.
 //!
 //! The kernel releases a lock when its process ends, so a mark that has no outcome and is not locked is
@@ -19,41 +19,37 @@ use buildbtw_hook::order::{Kind, Outcome, Verb};
 use crate::host::Host;
 use crate::systemctl::Unit;
 
-/// The newest order for a branch: the verb, the image that runs, and the outcome once there is one.
+/// The newest order for a branch: the verb, and the outcome once there is one.
 /// A newer order puts a file of its own in its place.
 pub struct Mark<'a> {
     pub host: &'a Host,
     pub branch: &'a Branch,
     file: File,
     verb: Verb,
-    pub image: String,
     /// The file of the order before it.
     before: Option<File>,
 }
 
 impl<'a> Mark<'a> {
-    /// Marks the branch.
+    /// Marks the branch, in its turn, so that no other order is marked meanwhile.
     ///
     /// # Errors
     ///
     /// Fails where that cannot be written, and then nothing is changed.
-    pub fn begin(host: &'a Host, branch: &'a Branch, verb: Verb) -> Result<Self, String> {
-        let new = temporary(&host.marks);
+    pub fn begin(_: &Turn, host: &'a Host, branch: &'a Branch, verb: Verb) -> Result<Self, String> {
+        let new = temporary(&host.state);
         let begin = || {
             let file = File::create(&new)?;
             // Nobody else knows it yet.
             file.lock()?;
-            let image = Last::of(host, branch).map(|last| last.image).unwrap_or_default();
-            let mut mark = Self { host, branch, file, verb, image, before: None };
-            mark.write("")?;
+            let newest = mark(host, branch);
+            let begun = Self { host, branch, file, verb, before: File::open(&newest).ok() };
+            begun.write("")?;
             // A power failure cuts it off, too.
-            mark.file.sync_all()?;
-            let marks = lock(&host.marks)?;
-            let newest = host.marks.join(branch.as_str());
-            mark.before = File::open(&newest).ok();
+            begun.file.sync_all()?;
             fs::rename(&new, newest)?;
-            marks.sync_all()?;
-            Ok(mark)
+            File::open(&host.state)?.sync_all()?;
+            Ok(begun)
         };
         done("mark the branch", begin().inspect_err(|_| drop(fs::remove_file(&new))))
     }
@@ -73,17 +69,10 @@ impl<'a> Mark<'a> {
     pub fn end(self, outcome: &Outcome) {
         // An error here makes branch-status less precise, no more.
         let _ = if self.verb == Verb::Undeploy && outcome.kind == Kind::Done {
-            self.remove()
+            fs::remove_file(mark(self.host, self.branch))
         } else {
             self.write(&outcome.to_string())
         };
-    }
-
-    fn remove(&self) -> io::Result<()> {
-        // No newer order takes its place meanwhile.
-        let _moment = lock(&self.host.marks)?;
-        let mark = self.host.marks.join(self.branch.as_str());
-        if self.is_newest() { fs::remove_file(mark) } else { Ok(()) }
     }
 
     fn is_newest(&self) -> bool {
@@ -91,14 +80,13 @@ impl<'a> Mark<'a> {
     }
 
     fn write(&self, outcome: &str) -> io::Result<()> {
-        overwrite(&self.file, &format!("{}\n{}\n{outcome}", self.verb.as_str(), self.image))
+        overwrite(&self.file, &format!("{}\n{outcome}", self.verb.as_str()))
     }
 }
 
 /// The newest order for a branch, as others see it.
 pub struct Last {
     verb: String,
-    pub image: String,
     /// Whether its process lives.
     pub is_running: bool,
     /// `None` while it runs, and where it was cut off.
@@ -107,12 +95,11 @@ pub struct Last {
 
 impl Last {
     pub fn of(host: &Host, branch: &Branch) -> Option<Self> {
-        let file = File::open(host.marks.join(branch.as_str())).ok()?;
+        let file = File::open(mark(host, branch)).ok()?;
         let is_running = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
         let text = io::read_to_string(file).ok()?;
-        let mut parts = text.splitn(3, '\n').map(str::to_owned);
-        let mut part = || parts.next().unwrap_or_default();
-        Some(Self { verb: part(), image: part(), is_running, outcome: part().parse().ok() })
+        let (verb, outcome) = text.split_once('\n')?;
+        Some(Self { verb: verb.to_owned(), is_running, outcome: outcome.parse().ok() })
     }
 }
 
@@ -120,23 +107,21 @@ impl Last {
 /// undeployment until the branch is stopped, so each sees what the one before it did.
 pub struct Turn(File);
 
-/// What the turn's file has once an undeployment has had it, in place of the image that was started last.
-const STOPPED: &str = "stopped";
-
 impl Turn {
     pub fn take(host: &Host, branch: &Branch) -> Result<Self, String> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         loop {
-            let file = options.open(host.turns.join(branch.as_str()));
-            let turn = done("take a turn", file.and_then(|file| file.lock().map(|()| Self(file))))?;
-            if is_linked(&turn.0) {
-                return Ok(turn);
+            let file = options.open(turn(host, branch));
+            let file = file.and_then(|file| file.lock().map(|()| file));
+            let taken = Self(done("take a turn", file)?);
+            if is_linked(&taken.0) {
+                return Ok(taken);
             }
         }
     }
 
-    /// The image that was started last, or is being started.
+    /// The image that was started last, or is being started; nothing where it is not known.
     pub fn image(&self) -> String {
         let mut text = [0; 256];
         let len = self.0.read_at(&mut text, 0).unwrap_or_default();
@@ -146,9 +131,13 @@ impl Turn {
     /// Before a start: has the next boot start the branch, too.
     pub fn begin(&self, mark: &Mark, unit: &Unit) -> Result<(), String> {
         let sleeps = unit.get("StopWhenUnneeded") == "yes";
-        // Nobody joins it if this process is killed in between.
-        let noted = overwrite(&self.0, "").and_then(|()| enable(mark.host, mark.branch, sleeps));
+        let noted = self.clear().and_then(|()| enable(mark.host, mark.branch, sleeps));
         done("note what the next boot starts", noted)
+    }
+
+    /// Nobody joins a start that was before, also if this process is killed in between.
+    pub fn clear(&self) -> io::Result<()> {
+        overwrite(&self.0, "")
     }
 
     /// Leaves the turn to others once a start of the image is enqueued.
@@ -158,26 +147,21 @@ impl Turn {
         let _ = self.0.unlock();
     }
 
-    /// Before a stop: has the deployments that it cancels know why.
-    pub fn stop(&self) {
-        let _ = overwrite(&self.0, STOPPED);
-    }
-
-    /// Whether an undeployment came after the start.
-    pub fn is_stopped(&self) -> bool {
-        self.image() == STOPPED
-    }
-
     /// The image that was started last, where that is another than ours.
     pub fn other_image(&self, ours: &str) -> Option<String> {
-        Some(self.image()).filter(|image| !["", ours, STOPPED].contains(&image.as_str()))
+        Some(self.image()).filter(|image| !["", ours].contains(&image.as_str()))
     }
 
     /// Ends an undeployment's turn, with nothing left behind.
     pub fn end(self, host: &Host, branch: &Branch) {
-        let _ = fs::remove_file(host.turns.join(branch.as_str()));
+        let _ = fs::remove_file(turn(host, branch));
         drop(self);
     }
+}
+
+/// The same, as others see it.
+pub fn image(host: &Host, branch: &Branch) -> String {
+    fs::read_to_string(turn(host, branch)).unwrap_or_default()
 }
 
 /// Makes the symlink that `systemctl enable` would make, if it took what a generator made (Podman's
@@ -202,13 +186,16 @@ fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<()> {
 /// Has the next boot leave the branch alone. Returns whether it would have been started.
 pub fn disable(host: &Host, branch: &Branch) -> Result<bool, String> {
     let files = [branch.unit(), branch.socket_unit()].map(|unit| remove(&host.wants.join(unit)));
-    let removed = files.into_iter().collect::<io::Result<Vec<_>>>();
+    let mut removed = files.into_iter().collect::<io::Result<Vec<_>>>();
+    if let Ok(directory) = File::open(&host.wants) {
+        removed = removed.and_then(|removed| directory.sync_all().map(|()| removed));
+    }
     done("note what the next boot starts", removed).map(|removed| removed.contains(&true))
 }
 
 /// The branches that are deployed, or that a deployment left something of.
 pub fn branches(host: &Host) -> Vec<Branch> {
-    let entries = [&host.marks, &host.wants].into_iter().flat_map(fs::read_dir).flatten().flatten();
+    let entries = [&host.state, &host.wants].into_iter().flat_map(fs::read_dir).flatten().flatten();
     let names: BTreeSet<String> = entries
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
@@ -222,7 +209,7 @@ pub fn branches(host: &Host) -> Vec<Branch> {
 /// How long it is until the branch expires, counted from its last deployment; zero once it has.
 pub fn expires_in(host: &Host, branch: &Branch) -> Option<Duration> {
     let wanted = [branch.unit(), branch.socket_unit()].map(|unit| host.wants.join(unit));
-    let mut files = wanted.into_iter().chain([host.marks.join(branch.as_str())]);
+    let mut files = wanted.into_iter().chain([mark(host, branch)]);
     let deployed = files.find_map(|file| fs::symlink_metadata(file).ok())?.modified().ok()?;
     Some(host.expire?.saturating_sub(deployed.elapsed().unwrap_or_default()))
 }
@@ -235,14 +222,17 @@ pub fn pulled(host: &Host, branch: &Branch) -> String {
     text.chars().filter(is_plain).take(128).collect()
 }
 
-fn temporary(directory: &Path) -> PathBuf {
-    directory.join(format!(".{}", process::id()))
+fn mark(host: &Host, branch: &Branch) -> PathBuf {
+    host.state.join(branch.as_str())
 }
 
-/// Locks a directory for a moment.
-fn lock(directory: &Path) -> io::Result<File> {
-    let file = File::open(directory)?;
-    file.lock().map(|()| file)
+/// No slug has a dot.
+fn turn(host: &Host, branch: &Branch) -> PathBuf {
+    host.state.join(format!("{branch}.turn"))
+}
+
+fn temporary(directory: &Path) -> PathBuf {
+    directory.join(format!(".{}", process::id()))
 }
 
 fn is_linked(file: &File) -> bool {

@@ -5,7 +5,7 @@ use buildbtw_hook::order::{Kind, Outcome};
 
 use crate::host::Host;
 use crate::journalctl::last_lines;
-use crate::state::{Last, branches, expires_in};
+use crate::state::{Last, branches, expires_in, image};
 use crate::systemctl::{Unit, show, show_all};
 
 /// What state the branch is in.
@@ -13,7 +13,7 @@ pub fn status(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     let name = branch.unit();
     let last = Last::of(host, branch);
     let [unit, socket] = show([&name, &branch.socket_unit()])?;
-    let image = last.as_ref().map_or("", |last| &last.image);
+    let image = image(host, branch);
     let image = if image.is_empty() { String::new() } else { format!(", image {image}") };
     let (kind, text) = match state(last.as_ref(), &unit, &socket) {
         State::Changing => (Kind::Running, format!("a job for {name} is running")),
@@ -55,8 +55,8 @@ pub fn list(host: &Host) -> Result<Outcome, Outcome> {
             State::Asleep => "asleep",
             State::Absent => "stopped",
         };
-        let image = last.as_ref().and_then(|last| last.image.split(' ').next()).unwrap_or_default();
-        let image = if image.is_empty() { "-" } else { image };
+        let image = image(host, branch);
+        let image = image.split(' ').next().filter(|id| !id.is_empty()).unwrap_or("-");
         let expires =
             match expires_in(host, branch).map(|left| left.as_secs().div_ceil(24 * 60 * 60)) {
                 None => String::new(),
@@ -92,7 +92,7 @@ fn state<'a>(last: Option<&'a Last>, unit: &Unit, socket: &Unit) -> State<'a> {
         Some(Some(outcome)) if !is_over(outcome) => State::Failed(Some(outcome)),
         _ if unit.is_up() => State::Up,
         _ if unit.get("ActiveState") != "inactive" => State::Failed(None),
-        _ if socket.is_up() => State::Asleep,
+        _ if socket.is_up() && unit.get("StopWhenUnneeded") == "yes" => State::Asleep,
         _ => State::Absent,
     }
 }

@@ -23,7 +23,7 @@ const CUT_OFF: [&str; 6] = [
     "endpoint is not connected",
 ];
 const PROPERTIES: &str = "--property=LoadState,ActiveState,SubState,Result,Job,InvocationID,CanClean,\
-                          StopWhenUnneeded,ActiveEnterTimestamp";
+                          StopWhenUnneeded,ConditionResult,ActiveEnterTimestamp";
 
 /// One run of systemctl.
 pub struct Systemctl {
@@ -97,7 +97,8 @@ impl Systemctl {
 
     /// Whether somebody asked for something else meanwhile.
     pub fn is_canceled(&self) -> bool {
-        self.words().contains("canceled")
+        // The word alone may be the branch's name.
+        self.words().contains(" canceled")
     }
 
     /// How it ended, and what it said.

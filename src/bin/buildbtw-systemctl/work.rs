@@ -18,14 +18,16 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
     if unit.get("LoadState") == "not-found" {
         return Err(Outcome::new(Kind::NoTemplate, format!("Unit {} not found.", branch.unit())));
     }
-    let mut mark = Mark::begin(host, branch, Verb::Deploy)?;
+    let turn = Turn::take(host, branch)?;
+    let mark = Mark::begin(&turn, host, branch, Verb::Deploy)?;
+    drop(turn);
     accepted();
-    let outcome = pull_and_start(&mut mark, pull.is_there());
+    let outcome = pull_and_start(&mark, pull.is_there());
     mark.end(outcome.as_ref().unwrap_or_else(|failure| failure));
     outcome
 }
 
-fn pull_and_start(mark: &mut Mark, pulls: bool) -> Result<Outcome, Outcome> {
+fn pull_and_start(mark: &Mark, pulls: bool) -> Result<Outcome, Outcome> {
     let Mark { host, branch, .. } = *mark;
     let unit = branch.unit();
     if pulls {
@@ -53,23 +55,29 @@ fn pull_and_start(mark: &mut Mark, pulls: bool) -> Result<Outcome, Outcome> {
         };
         let run = Systemctl::job(verb, &unit, || turn.leave(&image));
         is_cut_off = run.has_begun() && run.is_cut_off();
-        // Canceled by an earlier undeployment, it is done again.
-        let is_stopped = || turn.is_stopped() && !mark.is_undeployed();
-        if !(run.is_cut_off() || run.is_canceled() && is_stopped()) {
+        if !run.is_cut_off() {
             break (image, run, turn);
         }
     };
+    let other = turn.other_image(&image);
     if !started.is_ok() {
-        return Err(failure(mark, Kind::StartFailed, &started, &unit));
+        let mut failure = failure(mark, Kind::StartFailed, &started, &unit);
+        if let Some(other) = other {
+            let _ = write!(failure.text, "\na later call brought image {other}");
+        }
+        return Err(failure);
+    }
+    if show([&unit])?[0].get("ConditionResult") == "no" {
+        // systemctl says that all was done.
+        let text = format!("{unit} is skipped: a condition of it is not met");
+        return Err(Outcome::new(Kind::StartFailed, text));
     }
     let mut what = format!("{} of {unit}", started.verb);
-    if let Some(other) = turn.other_image(&image) {
+    if let Some(other) = other {
         let _ =
             write!(what, ", image {other}, which a later call brought while {image} was started");
-        mark.image = other;
     } else if !image.is_empty() {
         let _ = write!(what, ", image {image}");
-        mark.image = image;
     }
     Ok(Outcome::new(Kind::Done, format!("branch {branch} is deployed ({what})")))
 }
@@ -83,8 +91,7 @@ fn pull(mark: &Mark) -> Result<(), Outcome> {
         if run.is_ok() {
             return Ok(());
         }
-        // Canceled by an earlier undeployment, it is done again.
-        if !(run.is_cut_off() || run.is_canceled() && !mark.is_undeployed()) {
+        if !run.is_cut_off() {
             return Err(failure(mark, Kind::PullFailed, &run, &unit));
         }
     }
@@ -92,25 +99,39 @@ fn pull(mark: &Mark) -> Result<(), Outcome> {
 
 /// Stops the instance, and what would start it again: visitors in its socket, or a deployment.
 pub fn undeploy(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
-    let mark = Mark::begin(host, branch, Verb::Undeploy)?;
-    let outcome = stop(host, branch);
-    mark.end(outcome.as_ref().unwrap_or_else(|failure| failure));
-    outcome
+    undeploy_in(Turn::take(host, branch)?, host, branch)
 }
 
 /// Undeploys the branch if it was not deployed for as long as the host says.
 pub fn expire(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
-    let is_running = Last::of(host, branch).is_some_and(|last| last.is_running);
-    if is_running || expires_in(host, branch) != Some(Duration::ZERO) {
-        return Ok(Outcome::new(Kind::Done, format!("branch {branch} has not expired")));
+    let has_expired = || {
+        let is_running = Last::of(host, branch).is_some_and(|last| last.is_running);
+        !is_running && expires_in(host, branch) == Some(Duration::ZERO)
+    };
+    if has_expired() {
+        let turn = Turn::take(host, branch)?;
+        // It may have been deployed meanwhile.
+        if has_expired() {
+            return undeploy_in(turn, host, branch);
+        }
     }
-    undeploy(host, branch)
+    Ok(Outcome::new(Kind::Done, format!("branch {branch} has not expired")))
+}
+
+/// Ends every deployment that was marked before it has the turn, and no other.
+fn undeploy_in(turn: Turn, host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
+    let mark = Mark::begin(&turn, host, branch, Verb::Undeploy)?;
+    let _ = turn.clear();
+    let outcome = stop(host, branch);
+    mark.end(outcome.as_ref().unwrap_or_else(|failure| failure));
+    if outcome.is_ok() {
+        turn.end(host, branch);
+    }
+    outcome
 }
 
 fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     let (unit, pull, socket) = (branch.unit(), branch.pull_unit(), branch.socket_unit());
-    let turn = Turn::take(host, branch)?;
-    turn.stop();
     let before = show([&unit, &pull, &socket])?;
     let has = |known: &Unit| known.is_there() || !known.is_down();
     let was_enabled = disable(host, branch)?;
@@ -137,7 +158,6 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
             );
         }
     }
-    turn.end(host, branch);
     let text = if was_enabled || !before[0].is_down() {
         format!("branch {branch} is not deployed any more (stop of {unit})")
     } else {
