@@ -33,7 +33,7 @@ gitlab() {
     pipeline green 'branch slow is not deployed any more' slow stop-review
     pipeline green 'branch slow was not deployed' slow stop-review
 
-    # The root side is away for 5 s.
+    # The root side is away for 5 s; a caller comes again when Retry-After says so, in 30 s.
     inside systemctl stop buildbtw-systemctl.socket
     inside systemd-run --quiet --on-active=5s --timer-property=AccuracySec=100ms systemctl start buildbtw-systemctl.socket
     pipeline green 'branch broken is not deployed any more' broken stop-review
