@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 from collections import Counter
 from contextlib import contextmanager
@@ -153,7 +152,7 @@ async def one_of_many(branch):
         writer.close()
         return received.split(b" ", 2)[1].decode() if received else "nothing"
     except OSError as error:
-        return os.strerror(error.errno)
+        return type(error).__name__
 
 
 async def at_once(callers):
