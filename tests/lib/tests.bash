@@ -104,8 +104,11 @@ bench() {
         [[ ! -e $root/var/lib/$part ]] || chown --reference="$root/var/lib/$part" "$store/$part"
     done
     mkdir -m 1777 "$store/tmp"
+    mkdir "$store/pull"
+    # Podman keeps what it downloads in the last two until it is unpacked.
     prepared_machine --bind="$store/containers:/var/lib/containers" \
-        --bind="$store/docker-registry:/var/lib/docker-registry" --bind="$store/tmp:/var/tmp"
+        --bind="$store/docker-registry:/var/lib/docker-registry" \
+        --bind="$store/tmp:/var/tmp" --bind="$store/pull:/var/cache/buildbtw-pull"
     inside sh -ec 'mkdir /run/bench && python3 tests/bench/measure.py /run/bench "$@"' sh "$@"
     (($#)) || keep_figures
 }
