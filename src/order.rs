@@ -22,7 +22,7 @@ pub enum Verb {
     Deploy,
     /// Stop it.
     Undeploy,
-    /// Stop it if it was not deployed for as long as the host says.
+    /// Stop it if its last deployment is older than the host allows.
     Expire,
     /// Say what state it is in.
     Status,

@@ -10,11 +10,11 @@ pub struct Host {
     pub log_lines: usize,
     /// `BUILDBTW_CLEAN=state`: an undeployment also removes the unit's state directories.
     pub clean: bool,
-    /// `BUILDBTW_EXPIRE_DAYS`: a branch that was not deployed for so long may be undeployed.
+    /// `BUILDBTW_EXPIRE_DAYS`: a branch whose last deployment is older may be undeployed.
     pub expire: Option<Duration>,
     /// What is deployed: symlinks to what systemd starts at boot (systemd.unit(5), `.wants/`).
     pub wants: PathBuf,
-    /// For each branch a mark, its newest order with the outcome, and a turn, a lock.
+    /// For each branch its mark (the newest order and its outcome) and its turn (a lock).
     pub state: PathBuf,
     /// The image that `buildbtw-pull@.service` pulled last, for each branch.
     pub pulled: PathBuf,

@@ -8,7 +8,7 @@ use crate::systemctl::command;
 const MAX_QUOTED: usize = 8 * 1024;
 /// How long one look at the journal may take, in seconds: journald may be stuck.
 const PATIENCE: &str = "5";
-/// What journald lets a unit write in `RateLimitIntervalSec=`, or more (journald.conf(5), `RateLimitBurst=`).
+/// journald's default `RateLimitBurst=`; it allows more on a large disk (journald.conf(5)).
 const BURST: usize = 10_000;
 /// What systemd's own record of a start that failed has (`sd-messages.h`).
 const UNIT_FAILED: &str = "MESSAGE_ID=be02cf6855d2428ba40df7e9d022f03d";
@@ -18,7 +18,7 @@ const UNIT_FAILED: &str = "MESSAGE_ID=be02cf6855d2428ba40df7e9d022f03d";
 /// By now the unit may have been started again (`Restart=`) or unloaded (`CollectMode=`), so systemd's
 /// record of the failure since then says which start that was; otherwise it is the given invocation.
 /// A process that ends at once may be gone before journald looks whose it was (measured: up to 13 of 100
-/// on systemd 262): its words have the unit's name alone.
+/// on systemd 262): its lines then carry the unit's name, and no invocation ID.
 pub fn last_lines(count: usize, unit: &str, since: u64, invocation: &str) -> String {
     // What was written before the job ended may still be on its way.
     if count == 0 || journalctl(&["--sync"]).is_none() {
@@ -28,7 +28,7 @@ pub fn last_lines(count: usize, unit: &str, since: u64, invocation: &str) -> Str
     let failure = [
         &since,
         UNIT_FAILED,
-        // Anybody may write the like.
+        // Any process can write such a record; only systemd's own counts.
         "_PID=1",
         &format!("UNIT={unit}"),
         "--output-fields=INVOCATION_ID",

@@ -3,8 +3,8 @@
 //! systemd accepts a connection on `/run/buildbtw-systemctl.sock`, which the hook's user alone can
 //! open, and starts this with the connection as stdin. All that it takes from there is one line of
 //! at most 128 bytes, which must be exactly an order (`src/order.rs`); anything else is refused and
-//! recorded. It runs `systemctl` and `journalctl` with fixed arguments, each in the file of its name.
-//! No shell, no network, nothing else.
+//! recorded. It runs `systemctl`, and `journalctl` under `timeout`, each in the file of its name, and
+//! writes only what `state.rs` describes. No shell, no network.
 //!
 //! order → work (deploy, undeploy) or status → outcome. What is kept of a branch is in `state.rs`.
 
@@ -91,8 +91,8 @@ fn quote_bytes(bytes: &[u8]) -> String {
     quote(&String::from_utf8_lossy(bytes))
 }
 
-/// Carries out the order, and tells the outcome; of an order that was told to be accepted, it
-/// records a failure.
+/// Carries out the order, and tells the outcome. If the caller was already told "accepted", it records a
+/// failure instead.
 fn carry_out(host: &Host, order: &Order, peer: &UnixStream) {
     let mut is_told = false;
     let outcome = match order {

@@ -65,7 +65,7 @@ impl<'a> Mark<'a> {
         !self.is_newest() && last().is_none_or(|last| last.verb != Verb::Deploy.as_str())
     }
 
-    /// Ends it with its outcome, for the status. What is undeployed needs none.
+    /// Ends it with its outcome, for the status. An undeployed branch keeps no mark.
     pub fn end(self, outcome: &Outcome) {
         // An error here makes branch-status less precise, no more.
         let _ = if self.verb == Verb::Undeploy && outcome.kind == Kind::Done {
@@ -128,14 +128,14 @@ impl Turn {
         String::from_utf8_lossy(&text[..len]).into_owned()
     }
 
-    /// Before a start: has the next boot start the branch, too.
+    /// Before a start: has the next boot start the branch too.
     pub fn begin(&self, mark: &Mark, unit: &Unit) -> Result<(), String> {
         let sleeps = unit.get("StopWhenUnneeded") == "yes";
         let noted = self.clear().and_then(|()| enable(mark.host, mark.branch, sleeps));
         done("note what the next boot starts", noted)
     }
 
-    /// Nobody joins a start that was before, also if this process is killed in between.
+    /// Forgets the image, so that nobody joins an earlier start, even if this process is killed.
     pub fn clear(&self) -> io::Result<()> {
         overwrite(&self.0, "")
     }
@@ -159,7 +159,7 @@ impl Turn {
     }
 }
 
-/// The same, as others see it.
+/// The image that was started last, read without the turn.
 pub fn image(host: &Host, branch: &Branch) -> String {
     fs::read_to_string(turn(host, branch)).unwrap_or_default()
 }
@@ -175,7 +175,7 @@ fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<()> {
     let [(wanted, template), (other, _)] = units;
     fs::create_dir_all(&host.wants)?;
     let new = temporary(&host.wants);
-    // One that was killed may have had the same number.
+    // A killed process may have left one with our ID.
     remove(&new)?;
     symlink(template, &new)?;
     fs::rename(new, host.wants.join(wanted))?;

@@ -21,7 +21,7 @@ pub fn status(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
             let text = "was cut off before it was done: deploy or undeploy the branch again";
             (Kind::StartFailed, format!("the last order for branch {branch} {text}\n{unit}"))
         }
-        // Final, whatever kind it was when it happened: who polls must stop.
+        // Final, whatever kind it was when it happened: pollers must stop.
         State::Failed(Some(failure)) => (Kind::StartFailed, failure.text.clone()),
         State::Failed(None) => {
             let lines = last_lines(host.log_lines, &name, 0, unit.get("InvocationID"));
@@ -69,11 +69,11 @@ pub fn list(host: &Host) -> Result<Outcome, Outcome> {
     Ok(Outcome::new(Kind::Done, lines.join("\n")))
 }
 
-/// What a branch is at: systemd knows what runs, the mark what came of the last order.
+/// A branch's state: systemd knows what runs, the mark how the last order ended.
 enum State<'a> {
     Changing,
     CutOff,
-    /// The last deployment, or without an outcome the unit after it.
+    /// The last order failed, with this outcome; without one, the unit failed later.
     Failed(Option<&'a Outcome>),
     Up,
     Asleep,

@@ -12,8 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How often to look whether systemd is back, and how many times (`systemctl daemon-reexec`): for 90 s.
 const POLL: Duration = Duration::from_millis(200);
 const TRIES: u32 = 450;
-/// What systemctl says where it cannot connect, where its connection ended while it waited for a job,
-/// which goes on, and where that ended otherwise.
+/// systemctl's messages when it cannot reach systemd or loses its connection. A job that was enqueued goes on.
 const CUT_OFF: [&str; 6] = [
     "Failed to connect",
     "D-Bus connection terminated while waiting for jobs",
@@ -49,8 +48,7 @@ impl Systemctl {
         }
     }
 
-    /// Has a job of the unit done. Calls `enqueued` as soon as systemd has taken it on: what anybody asks for
-    /// from then on comes after it.
+    /// Runs a job of the unit and waits for it. Calls `enqueued` once systemd has it: later jobs come after it.
     pub fn job(verb: &'static str, unit: &str, enqueued: impl Fn()) -> Self {
         let since = a_second_ago();
         let watch = || {
@@ -58,7 +56,7 @@ impl Systemctl {
             let mut command = systemctl(verb, &["--show-transaction"], &[unit]);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(its);
             let mut child = command.spawn()?;
-            // Its end of the pipe, too.
+            // Closes our copy of its end of the pipe, or the loop would not end.
             drop(command);
             let mut stderr = Vec::new();
             for line in BufReader::new(pipe).split(b'\n') {
@@ -73,7 +71,7 @@ impl Systemctl {
         };
         let run = Self { verb, since, output: watch() };
         if run.is_cut_off() {
-            // Whoever tries again does so a little later.
+            // Gives systemd a moment before the next try.
             thread::sleep(POLL);
         }
         run

@@ -27,6 +27,8 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
     outcome
 }
 
+/// 1. The pull. 2. In a turn: unless the branch has been undeployed, a restart is enqueued, or a start that is
+/// under way is joined. 3. Others may have the turn; systemctl waits for the job. 4. What came of it.
 fn pull_and_start(mark: &Mark, pulls: bool) -> Result<Outcome, Outcome> {
     let Mark { host, branch, .. } = *mark;
     let unit = branch.unit();
@@ -82,8 +84,7 @@ fn pull_and_start(mark: &Mark, pulls: bool) -> Result<Outcome, Outcome> {
     Ok(Outcome::new(Kind::Done, format!("branch {branch} is deployed ({what})")))
 }
 
-/// Pulls the image; anew where a pull is running, which may have begun before the newest image was pushed, or
-/// hang.
+/// Pulls the image. Restarts a running pull, which may hang, or predate the newest push.
 fn pull(mark: &Mark) -> Result<(), Outcome> {
     let unit = mark.branch.pull_unit();
     loop {
@@ -102,7 +103,7 @@ pub fn undeploy(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     undeploy_in(Turn::take(host, branch)?, host, branch)
 }
 
-/// Undeploys the branch if it was not deployed for as long as the host says.
+/// Undeploys the branch if its last deployment is older than the host allows.
 pub fn expire(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     let has_expired = || {
         let is_running = Last::of(host, branch).is_some_and(|last| last.is_running);
@@ -118,7 +119,7 @@ pub fn expire(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     Ok(Outcome::new(Kind::Done, format!("branch {branch} has not expired")))
 }
 
-/// Ends every deployment that was marked before it has the turn, and no other.
+/// Cancels the deployments that were marked before it took the turn, and none after.
 fn undeploy_in(turn: Turn, host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     let mark = Mark::begin(&turn, host, branch, Verb::Undeploy)?;
     let _ = turn.clear();
@@ -146,8 +147,8 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
         return Err(format!("stop of {unit} failed: {}\n{after}", run.words()).into());
     }
     if after.get("Result") != "success" {
-        // What the list wants stays loaded: the host would be "degraded", and systemd cleans no failed unit,
-        // and has one that was waiting for its next start fail once it is cleaned.
+        // A unit that buildbtw.target wants stays loaded when it has failed: the host would stay "degraded".
+        // And `systemctl clean` does not work on a failed unit, or on one between two tries of `Restart=`.
         Systemctl::run("reset-failed", &[], &[&unit]);
     }
     if host.clean && after.get("CanClean").split(' ').any(|what| what == "state") {
