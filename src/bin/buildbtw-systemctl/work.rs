@@ -27,8 +27,8 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
     outcome
 }
 
-/// 1. The pull. 2. In a turn: unless the branch has been undeployed, a restart is enqueued, or a start that is
-/// under way is joined. 3. Others may have the turn; systemctl waits for the job. 4. What came of it.
+/// Pulls; then, in its turn, has a restart enqueued, or joins a start of the same image that is under way,
+/// unless the branch has been undeployed; gives the turn on, waits for the job, and tells what came of it.
 fn pull_and_start(mark: &Mark, pulls: bool) -> Result<Outcome, Outcome> {
     let Mark { host, branch, .. } = *mark;
     let unit = branch.unit();
