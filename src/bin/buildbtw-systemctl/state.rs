@@ -186,11 +186,14 @@ fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<()> {
 /// Has the next boot leave the branch alone. Returns whether it would have been started.
 pub fn disable(host: &Host, branch: &Branch) -> Result<bool, String> {
     let files = [branch.unit(), branch.socket_unit()].map(|unit| remove(&host.wants.join(unit)));
-    let mut removed = files.into_iter().collect::<io::Result<Vec<_>>>();
-    if let Ok(directory) = File::open(&host.wants) {
-        removed = removed.and_then(|removed| directory.sync_all().map(|()| removed));
-    }
-    done("note what the next boot starts", removed).map(|removed| removed.contains(&true))
+    let disable = || {
+        let was_enabled = files.into_iter().collect::<io::Result<Vec<_>>>()?.contains(&true);
+        if was_enabled {
+            File::open(&host.wants)?.sync_all()?;
+        }
+        Ok(was_enabled)
+    };
+    done("note what the next boot starts", disable())
 }
 
 /// The branches that are deployed, or that a deployment left something of.
