@@ -140,7 +140,7 @@ def deploy(whom, branch):
 def settle():
     """Waits for what a deployment has done after its answer."""
     host.idle()
-    host.until(lambda: host.state_of("buildbtw-prune.service") == "inactive")
+    host.until(host.is_pruned)
 
 
 async def one_of_many(branch):

@@ -269,6 +269,12 @@ def idle():
     until(lambda: not any(instances(name) or processes(name) for name in ours), 30)
 
 
+def is_pruned():
+    """Whether no removal of images runs, or is about to."""
+    prune = unit("buildbtw-prune.service", "ActiveState", "Job")
+    return prune["ActiveState"] == "inactive" and prune.get("Job", "0") in ("", "0")
+
+
 @contextmanager
 def drop_in(name, text):
     """A drop-in of a unit, in force in the body."""

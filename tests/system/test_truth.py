@@ -274,16 +274,10 @@ def test_journald_is_stuck():
 # --- What is left behind
 
 
-def is_pruned():
-    prune = host.unit("buildbtw-prune.service", "ActiveState", "Job")
-    return prune["ActiveState"] == "inactive" and prune.get("Job", "0") in ("", "0")
-
-
 def left():
     """The images, and the bytes of pulls that did not end."""
     host.idle()
-
-    host.until(is_pruned)
+    host.until(host.is_pruned)
     images = host.run("podman", "images", "--all", "--format={{.Repository}}:{{.Tag}} {{.ID}}").stdout.split(
         "\n"
     )
@@ -346,7 +340,7 @@ exec /usr/bin/podman "$@"
             # The pull waits, or else is over by then.
             time.sleep(2)
             go.touch()
-            host.until(lambda: host.state(BRANCH) == "activating" and is_pruned())
+            host.until(lambda: host.state(BRANCH) == "activating" and host.is_pruned())
             let_go()
         assert_deployed(image, call.result())
     for file in (held, go):
