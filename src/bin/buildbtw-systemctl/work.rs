@@ -22,14 +22,14 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
     let mark = Mark::begin(&turn, host, branch, Verb::Deploy)?;
     drop(turn);
     accepted();
-    let outcome = pull_and_start(&mark, pull.is_there());
+    let outcome = pull_and_start(&mark, &unit, pull.is_there());
     mark.end(outcome.as_ref().unwrap_or_else(|failure| failure));
     outcome
 }
 
 /// Pulls; then, in its turn, has a restart enqueued, or joins a start of the same image that is under way,
 /// unless the branch has been undeployed; gives the turn on, waits for the job, and tells what came of it.
-fn pull_and_start(mark: &Mark, pulls: bool) -> Result<Outcome, Outcome> {
+fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Outcome> {
     let Mark { host, branch, .. } = *mark;
     let unit = branch.unit();
     if pulls {
@@ -46,13 +46,13 @@ fn pull_and_start(mark: &Mark, pulls: bool) -> Result<Outcome, Outcome> {
             return Err(undeployed(branch));
         }
         let image = told();
-        let [known] = show([&unit])?;
         // A start of this image that is under way is joined; of another image it is replaced.
-        let is_under_way = is_cut_off || known.is_changing() && !image.is_empty();
-        let verb = if is_under_way && turn.image() == image {
+        let is_joined = turn.image() == image
+            && (is_cut_off || !image.is_empty() && show([&unit])?[0].is_changing());
+        let verb = if is_joined {
             "start"
         } else {
-            turn.begin(mark, &known)?;
+            turn.begin(mark, known)?;
             "restart"
         };
         let run = Systemctl::job(verb, &unit, || turn.leave(&image));
