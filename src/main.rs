@@ -103,8 +103,8 @@ fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Refusa
     let verb = *call.verb.insert(request.verb()?);
     let order = request.order(verb, &settings)?;
     call.branch = order.branch().cloned();
-    let outcome = root_side::carry_out(&order, &settings.orders, settings.wait);
-    Ok(Answer::to(verb, settings.without_others(verb, outcome)))
+    let outcome = root_side::give(&order, &settings.orders, settings.wait);
+    Ok(Answer::to(verb, settings.only_allowed(verb, outcome)))
 }
 
 fn misused(why: &str) -> ExitCode {

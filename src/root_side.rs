@@ -10,7 +10,7 @@ use buildbtw_hook::order::{Kind, MAX_OUTCOME, Order, Outcome};
 
 /// Gives an order, and waits for its outcome at most this long. Where none comes, it
 /// returns an outcome that says so.
-pub fn carry_out(order: &Order, socket: &Path, wait: Duration) -> Outcome {
+pub fn give(order: &Order, socket: &Path, wait: Duration) -> Outcome {
     let what = order.to_string();
     let what = what.trim_end();
     match exchange(order, socket, wait) {

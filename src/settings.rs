@@ -78,7 +78,7 @@ impl Settings {
     }
 
     /// The outcome, in a list of branches without those that the host does not allow.
-    pub fn without_others(&self, verb: Verb, mut outcome: Outcome) -> Outcome {
+    pub fn only_allowed(&self, verb: Verb, mut outcome: Outcome) -> Outcome {
         if verb == Verb::List && outcome.kind == Kind::Done {
             let lines = outcome.text.lines();
             let allowed =
