@@ -159,7 +159,7 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
             );
         }
     }
-    let text = if was_enabled || !before[0].is_down() {
+    let text = if was_enabled || !before[0].is_down() || !before[2].is_down() {
         format!("branch {branch} is not deployed any more (stop of {unit})")
     } else {
         format!("branch {branch} was not deployed")
