@@ -254,60 +254,66 @@ pub struct NoOutcome;
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_order_is_read_as_it_was_written() {
-        let longest = "x".repeat(63);
-        for name in ["main", "0", longest.as_str()] {
-            let branch = || Branch::new(name).unwrap();
-            for order in [
-                Order::Deploy { branch: branch(), respond_async: false },
-                Order::Deploy { branch: branch(), respond_async: true },
-                Order::Undeploy(branch()),
-                Order::Expire(branch()),
-                Order::Status(branch()),
-                Order::List,
-            ] {
-                assert!(order.to_string().len() <= MAX_ORDER);
-                assert!(order.to_string().starts_with(order.verb().as_str()));
-                assert_eq!(order.to_string().parse(), Ok(order));
-            }
-        }
+    fn orders(name: &str) -> [Order; 6] {
+        let branch = || Branch::new(name).unwrap();
+        [
+            Order::Deploy { branch: branch(), respond_async: false },
+            Order::Deploy { branch: branch(), respond_async: true },
+            Order::Undeploy(branch()),
+            Order::Expire(branch()),
+            Order::Status(branch()),
+            Order::List,
+        ]
     }
 
     #[test]
+    fn an_order_is_read_as_it_was_written() {
+        for order in [orders("0"), orders(&"x".repeat(63))].concat() {
+            assert!(order.to_string().len() <= MAX_ORDER);
+            assert!(order.to_string().starts_with(order.verb().as_str()));
+            assert_eq!(order.to_string().parse(), Ok(order));
+        }
+    }
+
+    /// Any part of an order is replaced by any of these: what is read must be what `Display` writes.
+    #[test]
     fn any_other_line_is_refused() {
-        for line in [
+        let parts = [
             "",
+            " ",
             "\n",
+            "\r",
+            "\t",
+            "\0",
+            "-",
+            "@",
+            ".service",
+            "x",
+            "X",
+            " now",
+            " async",
+            " main",
             "deploy",
-            "deploy\n",
-            "deploy main",
-            "deploy  main\n",
-            "deploy main \n",
-            " deploy main\n",
-            "deploy main\r\n",
-            "deploy main\n\n",
-            "deploy main\ndeploy main\n",
-            "Deploy main\n",
-            "restart main\n",
-            "start main\n",
-            "deploy Main\n",
-            "deploy -main\n",
-            "deploy main.service\n",
-            "deploy main@x\n",
-            "deploy main x\n",
-            "deploy main now\n",
-            "deploy main async async\n",
-            "undeploy main async\n",
-            "list main\n",
-            "list \n",
-            "status\n",
-            "deploy\tmain\n",
-            "deploy main\0\n",
-            "deploy --job-mode=flush\n",
-            "--now deploy main\n",
-        ] {
-            assert_eq!(line.parse::<Order>(), Err(NotAnOrder), "{line:?}");
+            "undeploy",
+            "list",
+            "status",
+            "restart",
+            "--job-mode=flush",
+            "\ndeploy main",
+        ];
+        for line in orders("main").map(|order| order.to_string()) {
+            for from in 0..=line.len() {
+                for to in from..=line.len() {
+                    for part in parts {
+                        let other = format!("{}{part}{}", &line[..from], &line[to..]);
+                        let read = other.parse::<Order>().map(|order| order.to_string());
+                        assert!(
+                            read.is_err() || read.as_ref() == Ok(&other),
+                            "{other:?}: {read:?}"
+                        );
+                    }
+                }
+            }
         }
     }
 

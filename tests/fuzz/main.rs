@@ -1,5 +1,6 @@
-//! The two executables against input that no one thought of: `buildbtw-hook` against requests, and
-//! `buildbtw-systemctl`, which runs as root, against orders.
+//! `buildbtw-hook` against requests that no one thought of. Each input goes through a socket to a
+//! process of its own, and what comes of it must be what [`expected`] says: an order is given when
+//! that says so and as it says, and never otherwise.
 //!
 //! Input number k depends on the seed and on k alone, but for the machine's own timing.
 //!
@@ -8,34 +9,37 @@
 //! FUZZ_SEED=7 FUZZ_INPUTS=4711..4712 cargo test --test fuzz  # the input that failed
 //! ```
 
-mod hook;
-mod root_side;
+mod expected;
+mod input;
 #[path = "../executable/wire.rs"]
 mod wire;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
-use std::iter;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::mem;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use wait4::{ResUse, Wait4};
 
-use wire::Transport;
+use expected::{Outcome, TOKENS};
+use input::Input;
+use wire::Answer;
 
-/// How many inputs each of the two gets when `FUZZ_INPUTS` does not say.
+/// How many inputs there are when `FUZZ_INPUTS` does not say.
 const INPUTS: &str = "10000";
+/// All of the table of answers but 408, which takes 10 s, and what no client causes.
+const STATUSES: [u16; 10] = [200, 202, 400, 401, 403, 404, 405, 411, 413, 431];
 
 /// No process takes longer, however busy the machine is.
 const MAX_TIME: Duration = Duration::from_secs(5);
@@ -44,51 +48,45 @@ const MAX_CPU: Duration = Duration::from_millis(500);
 /// nor has more in memory, in bytes: a few times what it takes.
 const MAX_MEMORY: u64 = 16 * 1024 * 1024;
 
-/// Runs a target on the inputs of one thread, and counts what came of them.
-type Target = fn(usize, &mut dyn Iterator<Item = (Rng, usize)>, &Mutex<Tally>);
-
-fn main() {
-    let mut arguments = env::args();
-    let name = arguments.next().unwrap_or_default();
-    if name == "systemctl" {
-        return root_side::systemctl(&arguments.collect::<Vec<_>>());
-    }
-    // As in other tests, what is no option is a part of a test's name, and --list runs none.
-    if arguments.any(|word| word == "--list" || !word.starts_with('-') && !"fuzz".contains(&word)) {
-        return;
-    }
+#[test]
+fn requests_come_to_what_is_expected() {
     let seed = env::var("FUZZ_SEED").ok();
     let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("FUZZ_SEED"));
     let inputs = env::var("FUZZ_INPUTS").unwrap_or_else(|_| INPUTS.to_owned());
     let (first, end) = inputs.split_once("..").unwrap_or(("0", &inputs));
     let [first, end] = [first, end].map(|number| number.parse::<usize>().expect("FUZZ_INPUTS"));
-    run("hook", hook::fuzz, hook::KINDS, seed, first..end);
-    run("root side", root_side::fuzz, root_side::KINDS, seed, first..end);
-}
-
-fn run(name: &str, target: Target, kinds: &[&str], seed: u64, inputs: std::ops::Range<usize>) {
     let workers = 2 * thread::available_parallelism().map_or(1, usize::from);
-    println!("{name}: FUZZ_SEED={seed} FUZZ_INPUTS={inputs:?}, {workers} at a time");
-    let next = AtomicUsize::new(inputs.start);
-    let (begin, tally) = (Instant::now(), Mutex::new(Tally::default()));
+    println!("FUZZ_SEED={seed} FUZZ_INPUTS={first}..{end}, {workers} at a time");
+    let next = &AtomicUsize::new(first);
+    let statuses = &Mutex::new(BTreeMap::<u16, usize>::new());
     thread::scope(|scope| {
         for worker in 0..workers {
-            let (tally, next, end) = (&tally, &next, inputs.end);
             scope.spawn(move || {
-                // A target that fails panics, and takes the tally's lock with it.
+                let host = Host::new(worker).expect("a host");
                 let number = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|k| *k < end);
-                let mut inputs = iter::from_fn(number)
-                    .take_while(|_| !tally.is_poisoned())
-                    .map(|k| (input_rng(seed, k), k));
-                target(worker, &mut inputs, tally);
+                while let Some(k) = number() {
+                    let input = Input::new(input_rng(seed, k));
+                    let ended = host.run(&input).expect("a process");
+                    if let Some(fault) = fault(&input, &ended) {
+                        // The others need not go on.
+                        next.store(end, Ordering::Relaxed);
+                        let (bytes, how) = (input.bytes.escape_ascii(), input.how);
+                        let expected = input.expected;
+                        panic!(
+                            "input {k}: {fault}\nb\"{bytes}\"\n{how:?}\n{expected:?}\n{ended:#?}"
+                        );
+                    }
+                    let mut statuses = statuses.lock().expect("statuses");
+                    *statuses.entry(ended.outcome.status).or_default() += 1;
+                }
             });
         }
     });
-    let tally = tally.into_inner().expect("a tally");
-    let elapsed = begin.elapsed();
-    println!("{tally:?} in {elapsed:?}: {:.0} a second", tally.inputs / elapsed.as_secs_f64());
-    let enough = tally.kinds.keys().eq(kinds) && tally.ran > tally.inputs / 10.0;
-    assert!(enough || tally.inputs < 5000.0, "too little was tried out: {kinds:?}");
+    let statuses = statuses.lock().expect("statuses");
+    println!("{statuses:?}");
+    let ordered = [200, 202].iter().filter_map(|status| statuses.get(status)).sum::<usize>();
+    let enough = statuses.keys().eq(&STATUSES) && ordered > (end - first) / 10;
+    assert!(enough || end - first < 5000, "too little was tried out: {statuses:?}");
 }
 
 /// What an input is drawn from.
@@ -97,30 +95,91 @@ fn input_rng(seed: u64, number: usize) -> Rng {
     Rng::with_seed(Rng::with_seed(seed).u64(..).wrapping_add(step))
 }
 
-/// One of the words, which have `|` between them.
-fn word<'a>(rng: &mut Rng, words: &'a str) -> &'a str {
-    rng.choice(words.split('|').collect::<Vec<_>>()).unwrap_or_default()
+/// A directory with tokens and a socket for orders, and the orders that were given.
+struct Host {
+    root: PathBuf,
+    orders: Arc<Mutex<String>>,
 }
 
-/// Bytes, and how they are sent.
-struct Sent {
-    bytes: Vec<u8>,
-    /// Where one write ends and the next begins.
-    cuts: Vec<usize>,
-    pause: Duration,
-    transport: Transport,
-    /// Whether the client says that it sends no more,
-    ends: bool,
-    /// and whether it reads the answer, or goes.
-    reads: bool,
-}
-
-impl fmt::Display for Sent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bytes, cuts, pause, transport, ends, reads } = self;
-        writeln!(f, "b\"{}\"", bytes.escape_ascii())?;
-        write!(f, "cuts: {cuts:?} of {pause:?}, {transport:?}, ends: {ends}, reads: {reads}")
+impl Host {
+    fn new(worker: usize) -> io::Result<Self> {
+        let host = Self { root: wire::scratch(&format!("fuzz-{worker}")), orders: Arc::default() };
+        fs::create_dir_all(&host.root)?;
+        fs::write(host.root.join("token"), TOKENS.join("\n") + "\nno token at all\n")?;
+        let listener = UnixListener::bind(host.root.join("orders"))?;
+        let orders = Arc::clone(&host.orders);
+        thread::spawn(move || {
+            for peer in listener.incoming() {
+                carry_out(peer.expect("an order"), &orders).expect("an order");
+            }
+        });
+        Ok(host)
     }
+
+    /// Runs the executable on an input, with the connection as its stdin.
+    fn run(&self, input: &Input) -> io::Result<Ended> {
+        let begin = Instant::now();
+        let Input { bytes, how, .. } = input;
+        let (mut client, passed) = how.transport.pair()?;
+        // What it prints ends when it does.
+        let (printed, its) = UnixStream::pair()?;
+        client.set_read_timeout(Some(MAX_TIME))?;
+        client.set_write_timeout(Some(MAX_TIME))?;
+        printed.set_read_timeout(Some(MAX_TIME))?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_buildbtw-hook"));
+        command.env_clear().envs(how.allowed.map(|names| ("BUILDBTW_BRANCHES", names)));
+        command.env("BUILDBTW_ORDERS", self.root.join("orders"));
+        command.env("CREDENTIALS_DIRECTORY", &self.root);
+        // listenfd looks there for the connection, and no other descriptor is passed as quickly.
+        command.env("LISTEN_FDS", "1").env("LISTEN_FDS_FIRST_FD", "0");
+        command.stdin(passed).stdout(OwnedFd::from(its.try_clone()?)).stderr(OwnedFd::from(its));
+        let mut child = command.spawn()?;
+        drop(command);
+        let mut from = 0;
+        for to in how.cuts.iter().copied().chain([bytes.len()]) {
+            // One that refuses need not read to the end.
+            let _ = client.write_all(&bytes[from..to]);
+            if to < bytes.len() || !how.reads {
+                thread::sleep(how.pause);
+            }
+            from = to;
+        }
+        if how.ends {
+            let _ = client.shutdown(Shutdown::Write);
+        }
+        let mut answer = Vec::new();
+        let read = if how.reads { client.read_to_end(&mut answer) } else { Ok(0) };
+        drop(client);
+        let printed = io::read_to_string(printed);
+        if printed.is_err() {
+            child.kill()?;
+        }
+        let used = child.wait4()?;
+        let record = printed.unwrap_or_default();
+        let status = record.split(": ").nth(2).and_then(|words| words.get(..3)?.parse().ok());
+        let orders = mem::take(&mut *self.orders.lock().expect("orders"));
+        let outcome = Outcome { status: status.unwrap_or_default(), orders };
+        Ok(Ended { used, time: begin.elapsed(), record, outcome, read, answer })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // A second panic would hide the first.
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+/// In place of the root side: writes the order down, and says that it is done.
+fn carry_out(mut peer: UnixStream, orders: &Mutex<String>) -> io::Result<()> {
+    let mut order = [0; 1000];
+    let len = peer.read(&mut order)?;
+    let order = String::from_utf8_lossy(&order[..len]);
+    orders.lock().expect("orders").push_str(&order);
+    let word = if order.ends_with(" async\n") { "accepted" } else { "done" };
+    // One that goes early does not wait for it.
+    let _ = peer.write_all(format!("{word}\nit is done\n").as_bytes());
+    Ok(())
 }
 
 /// What a process left behind.
@@ -128,111 +187,38 @@ impl fmt::Display for Sent {
 struct Ended {
     used: ResUse,
     time: Duration,
-    printed: io::Result<String>,
+    /// All that it printed.
     record: String,
-    /// How others were called.
-    calls: String,
+    outcome: Outcome,
     /// How the client's reading ended, and what it read until then.
     read: io::Result<usize>,
     answer: Vec<u8>,
 }
 
-impl Ended {
-    /// What is wrong with it, whatever was sent.
-    fn fault(&self) -> Option<&'static str> {
-        let cpu = self.used.rusage.utime + self.used.rusage.stime;
-        let took_too_much =
-            self.time > MAX_TIME || cpu > MAX_CPU || self.used.rusage.maxrss > MAX_MEMORY;
-        let is_quiet = self.printed.as_ref().is_ok_and(String::is_empty);
-        let ended_well = self.used.status.success() && is_quiet;
-        let fault = took_too_much.then_some("it took too much");
-        if ended_well { fault } else { Some("it did not end well") }
-    }
+/// What is wrong with what came of an input.
+fn fault(input: &Input, ended: &Ended) -> Option<&'static str> {
+    let how = &input.how;
+    let status = if how.reads { answered(&ended.answer, &input.bytes) } else { None };
+    let usage = &ended.used.rusage;
+    let is_short = ended.time <= MAX_TIME && usage.utime + usage.stime <= MAX_CPU;
+    [
+        ("it did not end well", ended.used.status.success()),
+        ("it took too much", is_short && usage.maxrss <= MAX_MEMORY),
+        ("it left no record of one line", ended.record.lines().count() == 1),
+        ("it gave no whole answer", !how.reads || status == Some(ended.outcome.status)),
+        // A write may come too late, after the answer.
+        ("the connection did not end well", ended.read.is_ok() || !how.cuts.is_empty()),
+        ("it did something else", input.expected.contains(&ended.outcome)),
+    ]
+    .into_iter()
+    .find_map(|(fault, holds)| (!holds).then_some(fault))
 }
 
-/// A directory, and what processes write into two files of it: how others were called, and records.
-struct Scratch {
-    root: PathBuf,
-    calls: File,
-    records: File,
-}
-
-impl Scratch {
-    fn new(target: &str, name: usize) -> io::Result<Self> {
-        let root = wire::scratch(&format!("{target}-{name}"));
-        fs::create_dir_all(&root)?;
-        let open =
-            |name| File::options().create(true).read(true).append(true).open(root.join(name));
-        let (calls, records) = (open("calls")?, open("records")?);
-        Ok(Self { root, calls, records })
-    }
-
-    /// Runs an executable on a connection, its stdin.
-    fn run(&mut self, mut command: Command, sent: &Sent) -> io::Result<Ended> {
-        let begin = Instant::now();
-        let (mut client, passed) = sent.transport.pair()?;
-        // What it has for stdout ends when it does.
-        let (stdout, its) = UnixStream::pair()?;
-        client.set_read_timeout(Some(MAX_TIME))?;
-        client.set_write_timeout(Some(MAX_TIME))?;
-        stdout.set_read_timeout(Some(MAX_TIME))?;
-        command.stdin(passed).stdout(OwnedFd::from(its)).stderr(self.records.try_clone()?);
-        let mut child = command.spawn()?;
-        drop(command);
-        let mut from = 0;
-        for to in sent.cuts.iter().copied().chain([sent.bytes.len()]) {
-            // One that refuses need not read to the end.
-            let _ = client.write_all(&sent.bytes[from..to]);
-            if to < sent.bytes.len() || !sent.reads {
-                thread::sleep(sent.pause);
-            }
-            from = to;
-        }
-        if sent.ends {
-            let _ = client.shutdown(Shutdown::Write);
-        }
-        let mut answer = Vec::new();
-        let read = if sent.reads { client.read_to_end(&mut answer) } else { Ok(0) };
-        drop(client);
-        let printed = io::read_to_string(stdout);
-        if printed.is_err() {
-            child.kill()?;
-        }
-        let used = child.wait4()?;
-        let time = begin.elapsed();
-        let take = |file: &mut File| {
-            file.rewind()?;
-            let text = io::read_to_string(&mut *file)?;
-            file.set_len(0).map(|()| text)
-        };
-        let (calls, record) = (take(&mut self.calls)?, take(&mut self.records)?);
-        Ok(Ended { used, time, printed, record, calls, read, answer })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // A second panic would hide the first.
-        let _ = fs::remove_dir_all(&self.root);
-    }
-}
-
-/// What was seen in all.
-#[derive(Debug, Default)]
-struct Tally {
-    inputs: f64,
-    /// How many of them something was done for.
-    ran: f64,
-    kinds: BTreeMap<String, u32>,
-    time: Duration,
-}
-
-impl Tally {
-    /// Counts an input by what kind of outcome it had.
-    fn count(&mut self, kind: &str, ended: &Ended) {
-        self.inputs += 1.0;
-        self.ran += if ended.calls.is_empty() { 0.0 } else { 1.0 };
-        *self.kinds.entry(kind.to_owned()).or_default() += 1;
-        self.time = self.time.max(ended.time);
-    }
+/// The status of what is one whole answer.
+fn answered(answer: &[u8], sent: &[u8]) -> Option<u16> {
+    let expects = sent.to_ascii_lowercase().windows(12).any(|window| window == b"100-continue");
+    let interim = answer.strip_prefix(b"HTTP/1.1 100 Continue\r\n\r\n").filter(|_| expects);
+    let answer = interim.unwrap_or(answer);
+    let parsed = Answer::parse(answer, sent.starts_with(b"HEAD ")).ok()?;
+    Some(parsed.status).filter(|_| answer.len() < 4096)
 }
