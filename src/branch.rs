@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn slugs_are_branches() {
         let longest = "x".repeat(MAX_LEN);
-        for name in ["main", "a", "0", "a--b", "feature-x", "1-2--3", longest.as_str()] {
+        for name in ["0", "a--b", longest.as_str()] {
             assert_eq!(Branch::new(name).unwrap().unit(), format!("buildbtw@{name}.service"));
         }
     }
@@ -113,36 +113,13 @@ mod tests {
         for (name, hint) in [
             ("", None),
             ("-", None),
-            ("../..", None),
-            ("..", None),
-            ("@", None),
-            ("*", None),
-            ("\n", None),
-            ("\u{0}\n", None),
-            ("\u{fffd}", None),
             ("\u{1f980}", None),
-            ("-main", Some("main")),
-            ("main-", Some("main")),
-            ("--now", Some("now")),
             ("--main--", Some("main")),
-            ("UPPER", Some("upper")),
-            ("a/b", Some("a-b")),
-            ("../x", Some("x")),
-            ("x\n", Some("x")),
+            ("Feature/X", Some("feature-x")),
             ("x\r\nERROR: y", Some("x--error--y")),
-            ("x\0", Some("x")),
-            ("x ", Some("x")),
-            ("x y", Some("x-y")),
-            ("x y.service", Some("x-y-service")),
-            ("x\\x2d", Some("x-x2d")),
-            ("x%i", Some("x-i")),
-            ("$(id)", Some("id")),
             ("x\u{ff10}", Some("x")),
             ("f\u{fc}r", Some("f-r")),
-            ("Feature/X", Some("feature-x")),
-            ("feature_x", Some("feature-x")),
             ("a@b.service", Some("a-b-service")),
-            ("Ärger", Some("rger")),
             // Ruby's downcase, which GitLab uses, makes a plain k of the Kelvin sign too.
             ("\u{212a}elvin", Some("kelvin")),
             (long.as_str(), Some(&long[1..])),

@@ -275,13 +275,9 @@ mod tests {
 
     #[test]
     fn a_head_ends_at_its_first_empty_line() {
-        for (message, end) in [
-            ("", None),
-            ("GET / HTTP/1.1\r\n", None),
-            ("GET / HTTP/1.1\r\n\r", None),
-            ("GET / HTTP/1.1\r\n\r\n", Some(18)),
-            ("GET / HTTP/1.1\r\nA:\tb\r\n\r\n\0body\n", Some(24)),
-        ] {
+        for (message, end) in
+            [("GET / HTTP/1.1\r\n\r", None), ("GET / HTTP/1.1\r\nA:\tb\r\n\r\n\0body\n", Some(24))]
+        {
             for checked in 0..message.len().min(17) {
                 assert_eq!(end_of_head(message.as_bytes(), checked).ok(), Some(end), "{message:?}");
             }
@@ -292,19 +288,12 @@ mod tests {
     fn a_head_of_anything_but_ascii_and_crlf_is_refused() {
         let line_end = "a line end that is not CRLF";
         for (message, what) in [
-            ("GET /\n", line_end),
             ("\n", line_end),
-            ("GET /\rX", line_end),
             ("A\r\r\n", line_end),
-            ("A\n\r\n", line_end),
-            ("A\r\n\n", line_end),
             ("A: b\rC: d\r\n", line_end),
             ("A: b\nC: d\r\n", line_end),
             ("\0A", "the byte 0x00"),
-            ("A: \0", "the byte 0x00"),
-            ("A: \u{1b}[31m", "the byte 0x1b"),
             ("A: \x7f", "the byte 0x7f"),
-            ("\x16\x03\x01", "the byte 0x16"),
         ] {
             assert_eq!(end_of_head(message.as_bytes(), 0), malformed(what), "{message:?}");
         }
@@ -313,9 +302,7 @@ mod tests {
     #[test]
     fn a_head_is_a_request_line_and_fields() {
         for (head, wanted) in [
-            ("GET / HTTP/1.0\r\n\r\n", vec![]),
             ("GET / HTTP/1.0\r\nA: b \r\nC:\r\n\r\n", vec![("A", "b"), ("C", "")]),
-            ("GET / HTTP/1.1\r\nhost: x\r\n\r\n", vec![("host", "x")]),
             (
                 "GET / HTTP/1.0\r\nX-Name: J\u{f6}rg\u{a0}\r\n\r\n",
                 vec![("X-Name", "J\u{f6}rg\u{a0}")],
@@ -334,56 +321,23 @@ mod tests {
         };
         for line in [
             "",
-            "GET",
-            "GET /",
-            "GET / ",
-            "GET / HTTP/1.0 ",
             "GET / x HTTP/1.0",
-            "GET  / HTTP/1.0",
-            "GET /  HTTP/1.0",
             "GET  HTTP/1.0",
-            "GET\t/\tHTTP/1.0",
             "GET /\tx HTTP/1.0",
             "GET /\u{f6} HTTP/1.0",
             "G\u{cb}T / HTTP/1.0",
             " / HTTP/1.0",
-            "\r\nGET / HTTP/1.0",
-            "GET / HTTP/0.9",
             "GET / HTTP/1.2",
-            "GET / HTTP/2.0",
-            "GET / HTTP/2",
             "GET / http/1.1",
-            "GET / HTTPS/1.1",
-            "PRI * HTTP/2.0",
-            "PROXY TCP4 192.0.2.1 192.0.2.2 1 2",
         ] {
             refused(format!("{line}\r\n\r\n"), "its first line");
         }
-        for line in [
-            "A: b\r\n folded",
-            "A: b\r\n\tfolded",
-            "A: b\r\n folded: c",
-            " A: b",
-            "A : b",
-            "A\t: b",
-            "Content-Length : 5",
-            "A B: c",
-            "A(: b",
-            "A): b",
-            ": b",
-            "\u{a0}A: b",
-            "J\u{f6}rg: x",
-            "A",
-        ] {
+        for line in ["A: b\r\n folded: c", "A : b", ": b", "J\u{f6}rg: x", "A"] {
             refused(format!("GET / HTTP/1.0\r\n{line}\r\n\r\n"), "a header line");
         }
-        for (version, lines) in [
-            ("1.1", ""),
-            ("1.1", "X-Host: x\r\n"),
-            ("1.1", "Host: x\r\nHost: x\r\n"),
-            ("1.1", "Host: x\r\nhost:\r\n"),
-            ("1.0", "Host: x\r\nHost: x\r\n"),
-        ] {
+        for (version, lines) in
+            [("1.1", ""), ("1.1", "Host: x\r\nhost:\r\n"), ("1.0", "Host: x\r\nHost: x\r\n")]
+        {
             refused(format!("GET / HTTP/{version}\r\n{lines}\r\n"), "its Host");
         }
     }
@@ -393,26 +347,17 @@ mod tests {
         let len = |fields: &[_]| request("POST", "/", fields, "").body_len();
         assert_eq!(len(&[("Host", "x")]), Ok(0));
         assert_eq!(len(&[("content-LENGTH", "0016384")]), Ok(16384));
-        let (nines, zeros) = ("9".repeat(1000), "0".repeat(1000) + "8");
-        assert_eq!(len(&[("Content-Length", &zeros)]), Ok(8));
-        let max = "18446744073709551615";
-        for long in ["16385", "52428800", "4294967296", max, "18446744073709551616", &nines] {
+        for long in ["16385", "18446744073709551616"] {
             let told = len(&[("Content-Length", long)]);
             assert_eq!(told, Err(Refusal::LongBody(16384)), "{long}");
         }
         let malformed = malformed("its Content-Length");
-        for wrong in ["", "-1", "+0", "+1", "0, 0", "1,1", "0 0", "0x0", "0.0", "one", "\u{a0}5"] {
+        for wrong in ["", "+1", "0x0", "\u{a0}5"] {
             assert_eq!(len(&[("Content-Length", wrong)]), malformed, "{wrong:?}");
         }
-        assert_eq!(len(&[("Content-Length", "1"), ("Content-Length", "1")]), malformed);
         assert_eq!(len(&[("Content-Length", "0"), ("content-length", "9")]), malformed);
-        for encoding in ["chunked", "identity", "gzip, chunked", "", "xchunked"] {
-            assert_eq!(len(&[("Transfer-Encoding", encoding)]), Err(Refusal::TransferEncoding));
-        }
-        assert_eq!(
-            len(&[("Content-Length", "1"), ("transfer-encoding", "x")]),
-            Err(Refusal::TransferEncoding)
-        );
+        let encoded = len(&[("Content-Length", "1"), ("transfer-encoding", "")]);
+        assert_eq!(encoded, Err(Refusal::TransferEncoding));
     }
 
     #[test]
@@ -420,10 +365,7 @@ mod tests {
         for (version, expect, wanted) in [
             ("HTTP/1.1", "100-Continue", Some(true)),
             ("HTTP/1.0", "100-continue", Some(false)),
-            ("HTTP/1.1", "200-ok", None),
             ("HTTP/1.1", "", None),
-            ("HTTP/1.1", "100-continues", None),
-            ("HTTP/1.1", "100-continue, nonsense", None),
             ("HTTP/1.0", "nonsense", None),
         ] {
             let head = format!("GET / {version}\r\nHost: x\r\nExpect: {expect}\r\n\r\n");
@@ -437,46 +379,21 @@ mod tests {
     fn a_branch_is_in_the_query_or_in_the_form_of_a_post() {
         let form = ("Content-Type", "Application/x-www-form-urlencoded; charset=utf-8");
         let loud = ("CONTENT-TYPE", "APPLICATION/X-WWW-FORM-URLENCODED ; charset=utf-8");
-        let json = ("Content-Type", "application/json");
         let longer = ("Content-Type", "application/x-www-form-urlencodedx");
         let spaced = ("Content-Type", "application/x-www-form-urlencoded\u{a0}; charset=utf-8");
-        let multipart = ("Content-Type", "multipart/form-data; boundary=b");
-        let accept = ("Accept", FORM);
         for (method, target, fields, body, wanted) in [
-            ("GET", "/?branch=a", vec![], "", Ok("a")),
             ("GET", "/?image-tag=a&x=y", vec![], "", Ok("a")),
             ("GET", "/?a=1&branch=x&b=%ff&c", vec![], "", Ok("x")),
-            ("GET", "/?branch=%78", vec![], "", Ok("x")),
-            ("GET", "/?%62ranch=x", vec![], "", Ok("x")),
-            ("GET", "/?&&branch=x&", vec![], "", Ok("x")),
-            ("GET", "/?branch=", vec![], "", Ok("")),
             ("GET", "/?branch=a/b%2Fc%2fd+%20%00%ff", vec![], "", Ok("a/b/c/d  \0\u{fffd}")),
             ("GET", "/?branch=x", vec![form], "branch=y", Ok("x")),
             ("POST", "/?a=b", vec![form], "a=1&image-tag=x&b=%ff&c", Ok("x")),
             ("POST", "/", vec![loud], "branch=x", Ok("x")),
-            ("POST", "/", vec![form], "branch=a%2Fb", Ok("a/b")),
-            ("POST", "/?branch=a", vec![json], "{}", Ok("a")),
-            ("GET", "/", vec![form], "branch=a", Err(&Refusal::NoBranch)),
-            ("POST", "/", vec![], "branch=a", Err(&Refusal::NoBranch)),
-            ("POST", "/", vec![form], "", Err(&Refusal::NoBranch)),
-            ("POST", "/", vec![form], "x", Err(&Refusal::NoBranch)),
             ("POST", "/", vec![longer], "branch=x", Err(&Refusal::NoBranch)),
             ("POST", "/", vec![spaced], "branch=x", Err(&Refusal::NoBranch)),
-            ("POST", "/", vec![multipart], "branch=x", Err(&Refusal::NoBranch)),
-            ("POST", "/", vec![accept], "branch=x", Err(&Refusal::NoBranch)),
-            ("GET", "/?", vec![], "", Err(&Refusal::NoBranch)),
-            ("GET", "/?x", vec![], "", Err(&Refusal::NoBranch)),
             ("GET", "/?branc=x&Branch=x&branch[]=x", vec![], "", Err(&Refusal::NoBranch)),
-            ("GET", "/?&&a=branch=x", vec![], "", Err(&Refusal::NoBranch)),
-            ("GET", "/?branch=x&branch=x", vec![], "", Err(&Refusal::TwoBranches)),
             ("GET", "/?branch=x&branch=", vec![], "", Err(&Refusal::TwoBranches)),
-            ("GET", "/?image-tag=x&image-tag=y", vec![], "", Err(&Refusal::TwoBranches)),
             ("POST", "/?branch=x", vec![form], "image-tag=x", Err(&Refusal::TwoBranches)),
-            ("POST", "/", vec![form], "branch=x&branch=y", Err(&Refusal::TwoBranches)),
-            ("POST", "/?branch=a", vec![form], "branch=a", Err(&Refusal::TwoBranches)),
-            ("GET", "/?branch=a&image-tag=a", vec![], "", Err(&Refusal::TwoBranches)),
             ("GET", "/?branch=a?branch=b", vec![], "", Ok("a?branch=b")),
-            ("GET", "/?Branch=a", vec![], "", Err(&Refusal::NoBranch)),
             ("GET", "/", vec![], "", Err(&Refusal::NoBranch)),
         ] {
             let branch = request(method, target, &fields, body).branch();
@@ -489,12 +406,9 @@ mod tests {
         for (target, wanted) in [
             ("http://h/hooks/x?a=b", ("/hooks/x", "a=b")),
             ("HTTPS://h:1/hooks/x", ("/hooks/x", "")),
-            ("http://h", ("", "")),
             ("http://h?a=/", ("", "a=/")),
             ("http:///hooks/x", ("http:///hooks/x", "")),
             ("ftp://h/hooks/x", ("ftp://h/hooks/x", "")),
-            ("/hooks/x?a=http://h/", ("/hooks/x", "a=http://h/")),
-            ("h/hooks/x", ("h/hooks/x", "")),
         ] {
             assert_eq!(request("GET", target, &[], "").path_and_query(), wanted, "{target}");
         }
@@ -503,19 +417,11 @@ mod tests {
     #[test]
     fn respond_async_is_one_preference_among_others() {
         for (fields, wanted) in [
-            (&[("Prefer", "respond-async")][..], true),
-            (&[("prefer", "RESPOND-Async")], true),
-            (&[("Prefer", "wait=10, Respond-Async ;x=y")], true),
-            (&[("Prefer", "respond-async ; a=b,wait=10")], true),
+            (&[("Prefer", "wait=10, Respond-Async ;x=y")][..], true),
             (&[("Prefer", "wait=10"), ("Prefer", "respond-async")], true),
-            (&[("Prefer", "wait=10")], false),
             (&[("Prefer", "respond-asynchronously")], false),
-            (&[("Prefer", "respond async")], false),
             (&[("Prefer", "wait=10, respond-async\u{a0}")], false),
-            (&[("Prefer", "wait=respond-async")], false),
             (&[("Prefer", "a=respond-async; respond-async")], false),
-            (&[("Prefer", "")], false),
-            (&[("X-Prefer", "respond-async")], false),
         ] {
             let request = request("GET", "/", fields, "");
             assert_eq!(request.prefers_async(), wanted, "{fields:?}");
@@ -524,37 +430,13 @@ mod tests {
 
     #[test]
     fn there_are_five_hooks_and_two_methods() {
-        for target in [
-            "/",
-            "/hooks",
-            "/hooks?branch=x",
-            "/favicon.ico",
-            "//hooks/deploy-branch",
-            "*",
-            "localhost:5000",
-            "/%2e%2e/hooks/deploy-branch",
-            "/Hooks/x",
-            "/%68ooks/deploy-branch",
-            "/x/hooks/deploy-branch",
-            "/\"'\\",
-        ] {
+        for target in ["/hooks", "/Hooks/x", "/x/hooks/deploy-branch"] {
             let refusal = request("GET", target, &[], "").require_hooks_path().unwrap_err();
             assert!(matches!(refusal, Refusal::NoSuchPath(_)), "{target}");
         }
-        for path in [
-            "/hooks/",
-            "/hooks/unknown",
-            "/hooks/deploy-branch/",
-            "/hooks//deploy-branch",
-            "/hooks/./deploy-branch",
-            "/hooks/x/../deploy-branch",
-            "/hooks/deploy%2Dbranch",
-            "/hooks/deploy-branch;",
-            "/hooks/Deploy-Branch",
-            "/hooks/deploy-branch%3Fbranch=x",
-            "/hooks/redeploy-branch",
-            "/hooks/deploy",
-        ] {
+        for path in
+            ["/hooks/", "/hooks/deploy-branch/", "/hooks/Deploy-Branch", "/hooks/redeploy-branch"]
+        {
             let request = request("GET", &format!("{path}?branch=x"), &[], "");
             assert_eq!(request.require_hooks_path(), Ok(()));
             assert_eq!(request.verb(), Err(Refusal::NoSuchPath(quote(path))));
@@ -564,9 +446,7 @@ mod tests {
                 request(method, &format!("/hooks/{}", hook_name(verb)), &[], "").verb()
             };
             assert_eq!([verb_of("GET"), verb_of("POST")], [Ok(verb), Ok(verb)]);
-            for method in
-                ["PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get", "Post"]
-            {
+            for method in ["HEAD", "PUT", "get"] {
                 assert_eq!(verb_of(method), Err(Refusal::NoSuchMethod(quote(method))));
             }
         }
@@ -577,13 +457,7 @@ mod tests {
         for (field, wanted) in [
             (("X-Real-IP", "198.51.100.1"), Some("198.51.100.1")),
             (("x-real-ip", "2001:0DB8:0::1"), Some("2001:db8::1")),
-            (("X-Real-IP", ""), None),
-            (("X-Real-IP", "unknown"), None),
-            (("X-Real-IP", "198.51.100.1:80"), None),
-            (("X-Real-IP", "198.51.100.1, 198.51.100.2"), None),
             (("X-Real-IP", "198.51.100.1 HTTP_STATUS=200"), None),
-            (("X-Real-IP", "fe80::1%eth0"), None),
-            (("X-Real-IP", "256.0.0.1"), None),
             (("X-Forwarded-For", "198.51.100.1"), None),
         ] {
             let ip = request("GET", "/", &[field], "").real_ip().map(|ip| ip.to_string());

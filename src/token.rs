@@ -102,11 +102,8 @@ mod tests {
         for (file, wanted) in [
             (&*format!("one {name}\none {longer}"), vec![("one", Some(&*name))]),
             ("", vec![]),
-            ("\n \n\r\n", vec![]),
-            ("(none)", vec![]),
             ("=\n==\na=b\n\"quoted\"\n\u{fffd}\n", vec![]),
             ("three whole words\n# comment\nschlüssel\n===\n", vec![]),
-            ("one", vec![("one", None)]),
             (
                 "one\n\ntwo==\r\n  Th-3._~+/\t\n",
                 vec![("one", None), ("two==", None), ("Th-3._~+/", None)],
@@ -126,31 +123,19 @@ mod tests {
     fn only_a_bearer_of_a_whole_token_is_let_in() {
         for (authorization, name) in [
             ("Bearer One==", Some("first")),
-            ("bearer  One==", Some("first")),
-            ("BEARER two", Some("second")),
+            ("bearer  two", Some("second")),
             ("", None),
             ("Bearer", None),
             ("Bearer ", None),
-            ("Bearer wrong", None),
             ("One==", None),
-            ("BearerOne==", None),
             ("Bearer\tOne==", None),
-            ("Bearer \tOne==", None),
             ("Basic One==", None),
-            ("Token One==", None),
             ("Bearer One=", None),
-            ("Bearer One===", None),
             ("Bearer One==x", None),
-            ("Bearer One== x", None),
-            ("Bearer One==,One==", None),
-            ("Bearer \"One==\"", None),
             ("Bearer one==", None),
-            ("Bearer One==two", None),
             ("Bearer first", None),
-            ("Bearer three words are", None),
-            ("Bearer three", None),
         ] {
-            let known = tokens("One== first\ntwo second\nthree words are\n");
+            let known = tokens("One== first\ntwo second\n");
             let none = ["", "Bearer", "Bearer "].contains(&authorization);
             let refusal = if none { Refusal::NoToken } else { Refusal::WrongToken };
             let wanted = name.ok_or(refusal);
