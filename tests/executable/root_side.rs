@@ -1,6 +1,7 @@
 //! What runs as root: orders in, command lines and outcomes out.
 
 use std::fs;
+use std::io::Write;
 use std::net::Shutdown;
 use std::process::Command;
 use std::thread;
@@ -54,7 +55,6 @@ fn an_order_runs_these_commands_and_no_other() {
         ("deploy x", host().show("@x.service", GONE), not_found, NOT_RUN),
         ("deploy x async", host().show("@x.service", GONE), not_found, NOT_RUN),
         ("undeploy x", host(), was_not, STOP_X),
-        ("undeploy x", host().show("@x.service", GONE), was_not, STOP_X),
         ("undeploy x", pulling("").show("@x.socket", UP), was_not, stop_all),
         ("undeploy x", cleaning(), was_not, clean),
         ("undeploy x", cleaning().show("@x.service", no_state), was_not, STOP_X),
@@ -176,8 +176,7 @@ fn an_undeployment_ends_what_came_before_it() {
     assert_eq!(outcome(deployment), canceled);
     assert_eq!(host.take_calls(), format!("{PULL_X}; {STOP_X}"));
     // A start that systemd has not taken on yet is waited for.
-    let late = || Host::new().file("bin/late-restart-buildbtw@x.service", "");
-    let host = late();
+    let host = Host::new().file("bin/late-restart-buildbtw@x.service", "");
     let deployment = host.give_until("deploy x\n", RESTART_X);
     let undeployment = host.give("undeploy x\n");
     thread::sleep(Duration::from_millis(200));
@@ -200,22 +199,7 @@ fn an_undeployment_ends_what_came_before_it() {
     assert!(outcome(later).starts_with("done\nbranch x is deployed"));
     assert_eq!(host.names(WANTS), "buildbtw@x.service");
     assert!(host.order("status x\n").starts_with("done\nbranch x is up"));
-    // A deployment after it begins once it has ended, and stands.
-    let host = late();
-    let first = host.give_until("deploy x\n", RESTART_X);
-    let undeployment = host.give("undeploy x\n");
-    thread::sleep(Duration::from_millis(200));
-    let later = host.give("deploy x\n");
-    thread::sleep(Duration::from_millis(200));
-    host.remove("bin/late-restart-buildbtw@x.service");
-    outcome(first);
-    assert!(outcome(undeployment).starts_with("done\n"));
-    assert!(outcome(later).starts_with("done\nbranch x is deployed"));
-    assert!(host.order("status x\n").starts_with("done\nbranch x is up"));
-    assert_eq!(host.names(WANTS), "buildbtw@x.service");
     // Somebody else may stop it.
-    let told = failing("Job for buildbtw@x.service canceled.\n").order("deploy x\n");
-    assert!(told.starts_with("canceled\nrestart of buildbtw@x.service failed: "), "{told}");
     let host = pulling("12ab").hold(PULL_X);
     let deployment = host.give_until("deploy x\n", PULL_X);
     host.write("bin/canceled-buildbtw-pull@x.service", "");
@@ -378,7 +362,6 @@ fn a_lost_connection_is_not_a_failure() {
         ("deploy x\n", reset, "done\n", "; restart buildbtw@x.service"),
         ("undeploy x\n", lost, "done\n", "; stop buildbtw@x.service"),
         ("deploy x\n", dependency, "start-failed\n", ""),
-        ("deploy x\n", "Job for buildbtw@x.service failed.\n", "start-failed\n", ""),
         ("deploy x\n", denied, "failed\n", ""),
     ] {
         let host = Host::new().file("bin/once", words);
@@ -502,12 +485,9 @@ fn what_is_not_an_order_is_refused_and_recorded() {
         assert_eq!(host.take_calls(), NOT_RUN);
         records
     };
-    for line in
-        ["restart x\n", "deploy X\n", "deploy x\ndeploy y\n", "\n", "GET / HTTP/1.1\r\n\r\n"]
-    {
-        assert!(no_order(line.as_bytes()).contains("order: \""), "{line:?}");
+    for line in [&b"deploy x\ndeploy y\n"[..], b"deploy x\0\n", b"\xff\xfe\n"] {
+        assert!(no_order(line).contains("order: \""), "{line:?}");
     }
-    no_order(b"\xff\xfe\n");
     for (length, is_too_long) in [(MAX_ORDER, false), (MAX_ORDER + 1, true)] {
         let records = no_order(("x".repeat(length - 1) + "\n").as_bytes());
         assert_eq!(records.contains("is too long"), is_too_long, "{length}: {records}");
@@ -519,7 +499,12 @@ fn what_is_not_an_order_is_refused_and_recorded() {
 }
 
 #[test]
-fn a_line_that_does_not_come_is_not_waited_for() {
+fn an_order_has_10_s_to_arrive() {
+    let host = Host::new();
+    let mut peer = host.give("deplo");
+    thread::sleep(Duration::from_millis(300));
+    peer.write_all(b"y x\n").expect("a peer");
+    assert!(outcome(peer).starts_with("done\n"));
     thread::scope(|scope| {
         for sent in ["", "deploy x"] {
             scope.spawn(move || {
@@ -538,29 +523,4 @@ fn a_line_that_does_not_come_is_not_waited_for() {
             });
         }
     });
-}
-
-#[test]
-fn the_connection_need_not_last() {
-    let host = Host::new().hold(RESTART_X);
-    drop(host.give("deploy x\n"));
-    host.wait_for(RESTART_X);
-    host.release(RESTART_X);
-    assert_eq!(host.take_calls(), RESTART_X);
-    assert_eq!(host.names(WANTS), "buildbtw@x.service");
-}
-
-#[test]
-fn it_is_not_run_by_hand() {
-    let host = Host::new();
-    for (arguments, words) in [
-        (&[][..], "stdin is not a connection"),
-        (&["--help"], "carries out one order of buildbtw-hook"),
-        (&["deploy"], "it takes no argument \"deploy\""),
-    ] {
-        let output = host.run(ROOT_SIDE, arguments);
-        assert_eq!(output.status.code(), Some(2), "{output:?}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains(words), "{words}");
-        assert_eq!(host.take_calls(), NOT_RUN);
-    }
 }
