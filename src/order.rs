@@ -278,39 +278,16 @@ mod tests {
     /// Any part of an order is replaced by any of these: what is read must be what `Display` writes.
     #[test]
     fn any_other_line_is_refused() {
-        let parts = [
-            "",
-            " ",
-            "\n",
-            "\r",
-            "\t",
-            "\0",
-            "-",
-            "@",
-            ".service",
-            "x",
-            "X",
-            " now",
-            " async",
-            " main",
-            "deploy",
-            "undeploy",
-            "list",
-            "status",
-            "restart",
-            "--job-mode=flush",
-            "\ndeploy main",
-        ];
+        let parts = "| |\n|\r|\t|\0|-|@|.service|x|X| now| async| main|deploy|undeploy|list|status|\
+                     restart|--job-mode=flush|\ndeploy main";
         for line in orders("main").map(|order| order.to_string()) {
             for from in 0..=line.len() {
                 for to in from..=line.len() {
-                    for part in parts {
+                    for part in parts.split('|') {
                         let other = format!("{}{part}{}", &line[..from], &line[to..]);
-                        let read = other.parse::<Order>().map(|order| order.to_string());
-                        assert!(
-                            read.is_err() || read.as_ref() == Ok(&other),
-                            "{other:?}: {read:?}"
-                        );
+                        if let Ok(order) = other.parse::<Order>() {
+                            assert_eq!(order.to_string(), other);
+                        }
                     }
                 }
             }
