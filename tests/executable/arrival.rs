@@ -1,4 +1,4 @@
-//! How a request arrives.
+//! How a request arrives. In pieces, and with more after it: the fuzzer.
 
 use std::io::Read;
 use std::net::Shutdown;
@@ -7,21 +7,6 @@ use std::time::Duration;
 
 use super::harness::*;
 
-#[test]
-fn answers_what_arrives_in_single_bytes() {
-    let host = Host::new();
-    let request = post(&format!("{DEPLOY}?a=b"), FORM, "branch=x");
-    for transport in TRANSPORTS {
-        let mut call = host.connect(transport);
-        for byte in request.as_bytes() {
-            call.send([*byte]);
-            thread::sleep(Duration::from_millis(3));
-        }
-        call.finish().is(200, "is deployed", RESTART_X, "single bytes");
-    }
-}
-
-/// Whatever follows at once is in the fuzzer.
 #[test]
 fn a_client_that_sends_more_meanwhile_is_not_reset() {
     for transport in TRANSPORTS {

@@ -204,15 +204,11 @@ impl Host {
         Hook(command.spawn().expect("a shell"))
     }
 
-    pub fn connect(&self, transport: Transport) -> Call<'_> {
-        let (client, passed) = transport.pair().expect("a connection");
-        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Call { host: self, client, hook: self.start(passed), head_only: false }
-    }
-
     /// A call of which this much is sent.
     pub fn begin(&self, transport: Transport, request: impl AsRef<[u8]>) -> Call<'_> {
-        let mut call = self.connect(transport);
+        let (client, passed) = transport.pair().expect("a connection");
+        client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut call = Call { host: self, client, hook: self.start(passed), head_only: false };
         call.send(request);
         call
     }

@@ -18,26 +18,11 @@ fn deploys_and_undeploys_the_branch_of_a_query_or_a_form() {
     }
 }
 
-/// The tables are in the unit tests of `request.rs` and `branch.rs`.
-#[test]
-fn exactly_one_slug_is_required() {
-    let host = Host::new();
-    let query = |query: &str| get(&format!("{DEPLOY}?{query}"));
-    for (request, words) in [
-        (get(DEPLOY), "no branch: add ?branch=BRANCH"),
-        (query("branch=x&image-tag=x"), "more than one branch: send one\n"),
-        (query("branch=x%0d%0aERROR:%20y+"), "; GitLab's slug of it is x--error--y\n"),
-    ] {
-        host.answers(&request, 400, words, NOT_RUN);
-    }
-}
-
 #[test]
 fn only_branches_that_the_host_allows() {
     let host = Host::new().set("BUILDBTW_BRANCHES", "main");
     let words = "branch x is not allowed on this host, which takes: main\n";
     host.answers(&deploy_x(), 403, words, NOT_RUN);
-    host.answers(&get(&format!("{DEPLOY}?branch=X")), 400, "is not a slug", NOT_RUN);
     // Nor is another listed.
     for branch in ["main", "x"] {
         host.order(format!("deploy {branch}\n"));

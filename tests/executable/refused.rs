@@ -24,7 +24,10 @@ fn a_refusal_says_what_is_wrong() {
             "malformed request: its Content-Length is not valid HTTP/1.0 or HTTP/1.1\n",
         ),
         (with("POST", "Transfer-Encoding: chunked"), 411, "send a Content-Length"),
-        (message("PUT /hooks?branch=x HTTP/1.1", &[], ""), 404, "nothing at "),
+        (get(DEPLOY), 400, "no branch: add ?branch=BRANCH"),
+        (get(&(target.clone() + "&image-tag=x")), 400, "more than one branch: send one\n"),
+        (get(&(target.clone() + "%0d%0aY+")), 400, "; GitLab's slug of it is x--y\n"),
+        (with("GET", "Authorization:"), 400, "send one Authorization header\n"),
         (get("/hooks/x/../deploy-branch?branch=x"), 404, &not_found),
         (with("PUT", "A: b"), 405, "the method \"PUT\" is not allowed: send GET or POST\n"),
     ] {
@@ -63,7 +66,7 @@ fn a_refused_client_has_a_second_to_read_its_answer() {
             // A client that writes all it has before it reads, in its own time.
             scope.spawn(move || {
                 let host = Host::new();
-                let mut call = host.connect(transport);
+                let mut call = host.begin(transport, "");
                 for _ in 0..20 {
                     call.send(refused);
                     thread::sleep(Duration::from_millis(20));

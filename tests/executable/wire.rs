@@ -1,4 +1,4 @@
-//! What both ends of a connection see, for the tests of the executable and for the fuzzers: its two
+//! What both ends of a connection see, for the tests of the executable and for the fuzzer: its two
 //! kinds, and the one form that every answer has.
 
 use std::env;

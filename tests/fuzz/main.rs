@@ -65,7 +65,7 @@ fn requests_come_to_what_is_expected() {
                 let host = Host::new(worker).expect("a host");
                 let number = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|k| *k < end);
                 while let Some(k) = number() {
-                    let input = Input::new(input_rng(seed, k));
+                    let input = Input::new(Rng::with_seed(seed.wrapping_add(k as u64)));
                     let ended = host.run(&input).expect("a process");
                     if let Some(fault) = fault(&input, &ended) {
                         // The others need not go on.
@@ -87,12 +87,6 @@ fn requests_come_to_what_is_expected() {
     let ordered = [200, 202].iter().filter_map(|status| statuses.get(status)).sum::<usize>();
     let enough = statuses.keys().eq(&STATUSES) && ordered > (end - first) / 10;
     assert!(enough || end - first < 5000, "too little was tried out: {statuses:?}");
-}
-
-/// What an input is drawn from.
-fn input_rng(seed: u64, number: usize) -> Rng {
-    let step = (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    Rng::with_seed(Rng::with_seed(seed).u64(..).wrapping_add(step))
 }
 
 /// A directory with tokens and a socket for orders, and the orders that were given.
