@@ -52,7 +52,7 @@ def test_who_a_call_is(waiting):
     status = Path(f"/proc/{pid}/status").read_text()
     uid = run("id", "--user", host.USER).stdout.strip()
     assert f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n" in status
-    assert "CapEff:\t0000000000000000\n" in status
+    assert re.findall(r"Cap...:\t(\d+)", status) == ["0" * 16] * 5
     assert "NoNewPrivs:\t1\n" in status
     assert "Seccomp:\t2\n" in status
     own = {kind: Path(f"/proc/{pid}/ns/{kind}").readlink() for kind in ("net", "mnt", "user")}
@@ -68,18 +68,6 @@ def test_nothing_runs_between_calls():
         assert host.processes(name) == host.instances(name) == []
     for unit in ("buildbtw-hook.socket", "buildbtw-systemctl.socket"):
         assert host.systemctl("is-active", unit) == "active"
-
-
-def test_a_call_that_failed_is_no_failed_unit(journal):
-    assert host.deploy("nosuch").status == 424
-    host.idle()
-    assert host.undeploy("nosuch").status == 200
-    assert host.systemctl("list-units", "--failed", "--no-legend") == ""
-
-
-def test_memory_of_a_call_that_waits_for_its_client(waiting):
-    _, pid = waiting
-    assert 0 < host.peak_memory(pid) < 4096
 
 
 def test_memory_of_a_call_that_waits_for_its_job():
