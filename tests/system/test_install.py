@@ -17,44 +17,30 @@ INSTALL = SOURCE / "systemd/install"
 TOKEN = str(host.TOKEN_FILE)
 
 # What an installation consists of.
-FILES = {
-    "/usr/local/lib/buildbtw-hook/buildbtw-systemctl": 0o755,
-    "/usr/local/lib/buildbtw-hook/root/dev/null": 0o644,
-    "/usr/local/lib/buildbtw-hook/root/usr/local/bin/buildbtw-hook": 0o755,
-    "/usr/local/lib/systemd/catalog/buildbtw-hook.catalog": 0o644,
-    "/usr/local/lib/buildbtw-hook/buildbtw-hook-expire": 0o755,
-    "/usr/local/lib/systemd/system/buildbtw-hook-expire.service": 0o644,
-    "/usr/local/lib/systemd/system/buildbtw-hook-expire.timer": 0o644,
-    "/usr/local/lib/systemd/system/buildbtw-hook-token.service": 0o644,
-    "/usr/local/lib/systemd/system/buildbtw-hook.socket": 0o644,
-    "/usr/local/lib/systemd/system/buildbtw-hook@.service": 0o644,
-    "/usr/local/lib/systemd/system/buildbtw-systemctl.socket": 0o644,
-    "/usr/local/lib/systemd/system/buildbtw-systemctl@.service": 0o644,
-    "/usr/local/lib/systemd/system/buildbtw.target": 0o644,
-    "/usr/local/lib/sysusers.d/buildbtw-hook.conf": 0o644,
-    "/usr/local/lib/tmpfiles.d/buildbtw-hook.conf": 0o644,
-    "/usr/local/share/man/man8/buildbtw-hook.8": 0o644,
-}
-EXAMPLES = [
-    "buildbtw-hook.socket.conf",
-    "buildbtw-hook@.service.conf",
-    "buildbtw-proxy@.service",
-    "buildbtw-proxy@.service.conf",
-    "buildbtw-prune",
-    "buildbtw-prune.service",
-    "buildbtw-pull",
-    "buildbtw-pull@.service",
-    "buildbtw-systemctl@.service.conf",
-    "buildbtw.slice",
-    "buildbtw@.container",
-    "buildbtw@.container.conf",
-    "buildbtw@.socket",
-]
-SCRIPTS = ["buildbtw-prune", "buildbtw-pull"]
-FILES |= {
-    f"/usr/local/share/doc/buildbtw-hook/examples/{name}": 0o755 if name in SCRIPTS else 0o644
-    for name in EXAMPLES
-}
+FILES = """\
+/usr/local/lib/buildbtw-hook/buildbtw-hook-expire
+/usr/local/lib/buildbtw-hook/buildbtw-systemctl
+/usr/local/lib/buildbtw-hook/root/dev/null
+/usr/local/lib/buildbtw-hook/root/usr/local/bin/buildbtw-hook
+/usr/local/lib/systemd/catalog/buildbtw-hook.catalog
+/usr/local/lib/systemd/system/buildbtw-hook-expire.service
+/usr/local/lib/systemd/system/buildbtw-hook-expire.timer
+/usr/local/lib/systemd/system/buildbtw-hook-token.service
+/usr/local/lib/systemd/system/buildbtw-hook.socket
+/usr/local/lib/systemd/system/buildbtw-hook@.service
+/usr/local/lib/systemd/system/buildbtw-systemctl.socket
+/usr/local/lib/systemd/system/buildbtw-systemctl@.service
+/usr/local/lib/systemd/system/buildbtw.target
+/usr/local/lib/sysusers.d/buildbtw-hook.conf
+/usr/local/lib/tmpfiles.d/buildbtw-hook.conf
+/usr/local/share/man/man8/buildbtw-hook.8
+""".split()
+NAMES = {Path(file).name for file in FILES} | {"buildbtw-hook.sysusers", "buildbtw-hook.tmpfiles"}
+NO_EXAMPLES = NAMES | {"README.md", "from-webhook.md", "install", "package"}
+EXAMPLES = [file.name for file in INSTALL.parent.iterdir() if file.is_file() and file.name not in NO_EXAMPLES]
+FILES += [f"/usr/local/share/doc/buildbtw-hook/examples/{name}" for name in EXAMPLES]
+# Each with its mode; programs have no suffix.
+FILES = {file: 0o644 if Path(file).suffix or file.endswith("/dev/null") else 0o755 for file in FILES}
 UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 # What it makes of the host besides.
 MADE = {
@@ -146,19 +132,12 @@ def test_upgrade_of_the_socket(tree, reinstalled):
     assert run("sh", "-c", f"{line} --silent").stdout.startswith("branch main is deployed")
 
 
-def test_the_line_it_prints_works():
-    result = run(INSTALL)
-    assert result.returncode == 0
-    (line,) = re.findall("(?m)^curl .*", result.stdout)
-    answer = run("sh", "-c", f"{line} --silent")
-    assert answer.stdout == "branch main is deployed (restart of buildbtw@main.service)\n"
-    assert host.token() not in result.stdout
-
-
 @pytest.mark.each_suite
 def test_uninstall_and_install_again(reinstalled):
     installed, token = files(), host.TOKEN_FILE.read_bytes()
     assert FILES.keys() | MADE | {TOKEN} <= installed.keys()
+    assert {path: Path(path).stat().st_mode & 0o7777 for path in FILES} == FILES
+    assert {Path(path).owner() for path in FILES} == {"root"}
     assert host.deploy("main").status == 200
     assert host.STATE.exists()
 
@@ -191,59 +170,36 @@ def test_uninstall_and_install_again(reinstalled):
     assert host.undeploy("main").status == 200
 
 
-def test_modes():
-    modes = {path: Path(path).stat().st_mode & 0o7777 for path in FILES}
-    assert modes == FILES
-    assert all(Path(path).owner() == "root" for path in FILES)
-
-
-def test_a_token_where_there_is_none(token_file):
-    old = host.token()
-    shutil.rmtree(token_file.parent)
-    result = run(INSTALL)
-    assert result.returncode == 0
-    assert "making a random token" in result.stdout
-    new = host.token()
-    assert new != old
-    assert re.fullmatch(UUID, new)
-    assert new not in result.stdout
-    made = token_file.stat()
-    assert (made.st_uid, made.st_gid, oct(made.st_mode)) == (0, 0, "0o100600")
-    assert host.undeploy("main").status == 200
-
-
-def test_a_copied_image_makes_its_own_token(token_file):
-    """The socket has it made, and only where there is none."""
+def test_a_token_is_made_where_there_is_none(token_file):
+    """By an installation, and by the socket of a copied image."""
     kept = host.token()
     host.systemctl("restart", "buildbtw-hook.socket")
     assert host.token() == kept
-    made = {kept}
-    for _ in range(2):
-        token_file.unlink()
-        host.systemctl("restart", "buildbtw-hook.socket")
-        made.add(host.token())
-        assert [file.name for file in token_file.parent.iterdir()] == ["token"]
-        assert host.undeploy("main").status == 200
-    assert len(made) == 3
+    shutil.rmtree(token_file.parent)
+    result = run(INSTALL)
+    assert "making a random token" in result.stdout
+    first = host.token()
+    assert re.fullmatch(UUID, first)
+    assert first not in result.stdout
+    made = token_file.stat()
+    assert (made.st_uid, made.st_gid, oct(made.st_mode)) == (0, 0, "0o100600")
+    token_file.unlink()
+    host.systemctl("restart", "buildbtw-hook.socket")
+    assert len({kept, first, host.token()}) == 3
+    assert [file.name for file in token_file.parent.iterdir()] == ["token"]
+    assert host.undeploy("main").status == 200
 
 
-def as_nobody(command, **environment):
-    """Runs a command as an ordinary user."""
-    return run("runuser", "-u", "nobody", "--", "env",
-               *[f"{name}={value}" for name, value in environment.items()], *command)  # fmt: skip
-
-
-@pytest.mark.parametrize(("given", "prefix"), [("", "/usr/local"), ("/usr", "/usr"), ("/opt/b", "/opt/b")])
-def test_destdir(given, prefix, tree):
+@pytest.mark.parametrize("prefix", ["/usr/local", "/opt/b"])
+def test_destdir(prefix, tree):
     """As a package is made: by an ordinary user, who leaves the live system alone."""
     destination = tree / "destination"
     destination.mkdir()
     destination.chmod(0o777)
     before = files()
     invocation = host.unit("buildbtw-hook.socket", "InvocationID")
-    environment = {"DESTDIR": destination} | ({"PREFIX": given} if given else {})
-
-    result = as_nobody([tree / "systemd/install"], **environment)
+    as_nobody = ["runuser", "-u", "nobody", "--", "env", f"DESTDIR={destination}", f"PREFIX={prefix}"]
+    result = run(*as_nobody, tree / "systemd/install")
     assert (result.returncode, result.stdout) == (0, "")
     put = {
         f"/{path.relative_to(destination)}": path
@@ -263,51 +219,27 @@ def test_destdir(given, prefix, tree):
     executable = destination / f"{prefix}/bin/buildbtw-hook".lstrip("/")
     assert executable.resolve() == put[f"{prefix}/lib/buildbtw-hook/root{prefix}/bin/buildbtw-hook"]
 
-    assert as_nobody([tree / "systemd/install", "--uninstall"], **environment).returncode == 0
+    assert run(*as_nobody, tree / "systemd/install", "--uninstall").returncode == 0
     assert [path for path in destination.rglob("*") if path.is_file()] == []
     assert files() == before
     assert host.unit("buildbtw-hook.socket", "InvocationID") == invocation
 
 
-def without_binary(tree):
-    """The program was not built."""
-    (tree / "target/release/buildbtw-hook").unlink()
-    return run(tree / "systemd/install")
-
-
-def with_a_prefix_of_no_units(tree):
-    """Where systemd does not look."""
-    return run("env", "PREFIX=/opt/b", tree / "systemd/install")
-
-
-def as_ordinary_user(tree):
-    """Without sudo."""
-    return as_nobody([tree / "systemd/install"])
-
-
-def uninstall_as_ordinary_user(tree):
-    """Without sudo."""
-    return as_nobody([tree / "systemd/install", "--uninstall"])
-
-
-def with_another_option(tree):
-    """With an option that it does not have."""
-    return run(tree / "systemd/install", "--remove")
-
-
 @pytest.mark.parametrize(
-    ("started", "words"),
+    ("command", "words"),
     [
-        (without_binary, "run 'cargo build --release' first"),
-        (with_a_prefix_of_no_units, "PREFIX=/opt/b needs a DESTDIR"),
-        (as_ordinary_user, "run it as root: sudo systemd/install"),
-        (uninstall_as_ordinary_user, "run it as root: sudo systemd/install --uninstall"),
-        (with_another_option, "usage: systemd/install [--uninstall]"),
+        ("rm target/release/buildbtw-hook; systemd/install", "run 'cargo build --release' first"),
+        ("PREFIX=/opt/b systemd/install", "PREFIX=/opt/b needs a DESTDIR"),
+        (
+            "runuser -u nobody -- systemd/install --uninstall",
+            "run it as root: sudo systemd/install --uninstall",
+        ),
+        ("systemd/install --remove", "usage: systemd/install [--uninstall]"),
     ],
 )
-def test_refused(started, words, tree):
+def test_refused(command, words, tree):
     before = files()
-    result = started(tree)
+    result = run("sh", "-c", command, cwd=tree)
     assert result.returncode == 1
     (line,) = result.stdout.splitlines()
     assert line.startswith("systemd/install: ")

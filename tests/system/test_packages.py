@@ -77,13 +77,9 @@ class Debian:
         return succeed("dpkg", "--remove", "buildbtw-hook")
 
     @staticmethod
-    def purge():
-        succeed("dpkg", "--purge", "buildbtw-hook")
-
-    @classmethod
-    def forget(cls):
+    def forget():
         """Removes what a removal leaves."""
-        cls.purge()
+        succeed("dpkg", "--purge", "buildbtw-hook")
 
     @staticmethod
     def files():
@@ -126,10 +122,6 @@ class Arch:
     @staticmethod
     def remove():
         return succeed("pacman", "-Rdd", "--noconfirm", "buildbtw-hook")
-
-    @staticmethod
-    def purge():
-        """pacman knows no more than a removal."""
 
     @staticmethod
     def forget():
@@ -191,12 +183,6 @@ def bare(package):
     return package
 
 
-def more_answers(told, count):
-    """Waits for so many more answers to callers."""
-    seen = len(told)
-    host.until(lambda: len(told) > seen + count)
-
-
 def callers():
     """Callers who come one after another on both addresses; the list has what they were told."""
 
@@ -209,15 +195,8 @@ def callers():
     return host.repeated(*(partial(told, transport) for transport in host.TRANSPORTS * 2))
 
 
-def deployed():
-    """Two branches that run: their containers."""
-    for branch in ("main", "feature-x"):
-        assert host.deploy(branch).status == 200
-    return [host.container(branch) for branch in ("main", "feature-x")]
-
-
 def running():
-    """The containers of the two."""
+    """The containers of two branches."""
     return [host.container(branch) for branch in ("main", "feature-x")]
 
 
@@ -234,11 +213,12 @@ def test_installed_upgraded_and_removed(bare, tmp_path):
     assert re.fullmatch(test_install.UUID, host.token())
     assert oct(host.TOKEN_FILE.stat().st_mode) == "0o100600"
     assert str(host.TOKEN_FILE) not in listed
-    assert host.call("tcp", "/hooks/deploy-branch?branch=main").status == 200
+    for branch in ("main", "feature-x"):
+        assert host.deploy(branch, transport="tcp").status == 200
     for unit in UNITS:
         assert run("systemctl", "is-enabled", unit).stdout == "enabled\n"
     assert host.host_state() == "running"
-    token, containers = host.token(), deployed()
+    token, containers = host.token(), running()
 
     def edit(work):
         for name in ("buildbtw-systemctl", "root/usr/bin/buildbtw-hook"):
@@ -257,7 +237,8 @@ def test_installed_upgraded_and_removed(bare, tmp_path):
         callers() as told,
     ):
         for file in (newer, bare.file, newer):
-            more_answers(told, 4)
+            seen = len(told)
+            host.until(lambda seen=seen: len(told) > seen + 4)
             bare.install(file)
         release()
         assert under_way.result().status == 200
