@@ -73,9 +73,7 @@ def no_throttle(request):
 @pytest.fixture(scope="session")
 def recorder():
     """Records what systemctl is run for."""
-    recorder = host.Recorder()
-    yield recorder
-    recorder.close()
+    return host.Recorder()
 
 
 @pytest.fixture
@@ -121,7 +119,6 @@ def feature_x():
 @pytest.fixture(scope="module")
 def nginx():
     """nginx before the hook, with a pool of connections that it would keep, and as ansible has it."""
-    Path("/run/nginx-tokens").write_text(f'"Bearer {host.token()}" 1;\n')
     role = host.run("/src/tests/fixtures/nginx-configuration", "test", "", "", "8081")
     assert role.returncode == 0, role.stdout
     Path("/run/nginx-role.conf").write_text(role.stdout)

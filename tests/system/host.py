@@ -22,7 +22,6 @@ TEMPLATE = Path("/etc/containers/systemd/buildbtw@.container")
 SOCKET = "/run/buildbtw-hook.sock"
 STATE = Path("/var/lib/buildbtw-hook")
 WANTS = Path("/etc/systemd/system/buildbtw.target.wants")
-RECORDER = Path("/usr/local/sbin/systemctl")
 USER = "buildbtw-hook"
 TRANSPORTS = ["tcp", "unix"]
 # How many times as much is done of what is marked `soak`.
@@ -276,21 +275,6 @@ def is_pruned():
 
 
 @contextmanager
-def drop_in(name, text):
-    """A drop-in of a unit, in force in the body."""
-    directory = Path(f"/run/systemd/system/{name}.d")
-    directory.mkdir(parents=True, exist_ok=True)
-    file = directory / f"test-{len(list(directory.iterdir()))}.conf"
-    file.write_text(text)
-    systemctl("daemon-reload")
-    try:
-        yield
-    finally:
-        file.unlink()
-        systemctl("daemon-reload")
-
-
-@contextmanager
 def files(texts):
     """Files of the host with these texts, in force in the body; then as they were."""
     kept = {file: file.read_text() if file.exists() else None for file in texts}
@@ -305,6 +289,15 @@ def files(texts):
         for file, text in kept.items():
             file.unlink() if text is None else file.write_text(text)
         systemctl("daemon-reload")
+
+
+@contextmanager
+def drop_in(name, text):
+    """A drop-in of a unit, in force in the body."""
+    directory = Path(f"/run/systemd/system/{name}.d")
+    file = directory / f"test-{len(list(directory.glob('*')))}.conf"
+    with files({file: text}):
+        yield
 
 
 @contextmanager
@@ -332,15 +325,9 @@ Type=oneshot
 @contextmanager
 def do_nothing():
     """Every branch a unit that does nothing, in the body."""
-    template = Path("/run/systemd/system/buildbtw@.service")
-    template.write_text(NOTHING)
-    systemctl("daemon-reload")
-    try:
+    with files({Path("/run/systemd/system/buildbtw@.service"): NOTHING}):
         yield
-    finally:
         forget_branches()
-        template.unlink()
-        systemctl("daemon-reload")
 
 
 @contextmanager
@@ -481,7 +468,7 @@ RECORDING = """\
 #!/bin/sh
 case "$*" in
     *' show '* | *buildbtw-prune*) ;;
-    *--job-mode=replace*) printf '%s\\n' "$*" >>{log} ;;
+    *--job-mode=replace*) printf '%s\\n' "$*" >>/run/jobs ;;
 esac
 exec /usr/bin/systemctl "$@"
 """
@@ -490,23 +477,20 @@ exec /usr/bin/systemctl "$@"
 class Recorder:
     """What the root side has systemctl do. systemd's PATH has /usr/local/sbin first."""
 
+    log = Path("/run/jobs")
+
     def __init__(self):
-        self.log = Path("/run/jobs")
-        self.log.write_text("")
-        RECORDER.write_text(RECORDING.format(log=self.log))
-        RECORDER.chmod(0o755)
+        recording = Path("/usr/local/sbin/systemctl")
+        recording.write_text(RECORDING)
+        recording.chmod(0o755)
 
     def jobs(self):
         """The jobs since the last look, as (verb, unit), once every order has been carried out."""
         idle()
-        lines = self.log.read_text().splitlines()
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.write_text("")
         jobs = []
         for line in lines:
             options, _, units = line.partition(" -- ")
             jobs += [(options.split()[-1], unit) for unit in units.split()]
         return jobs
-
-    def close(self):
-        """Leaves systemctl as it was."""
-        RECORDER.unlink()

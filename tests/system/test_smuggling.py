@@ -1,4 +1,7 @@
-"""Raw bytes through nginx: what it lets pass is one call each, answered to the one who sent it."""
+"""Raw bytes through nginx: what it lets pass is one call each, answered to the one who sent it.
+
+What nginx refuses by itself is not here: it never reaches the hook.
+"""
 
 import re
 import socket
@@ -28,27 +31,9 @@ LAST_CHUNK = "0\r\n\r\n"
 
 # What the client is answered, in turn: the branch of a call that was done, or a status.
 OURS = ["ours", "next"]
-REFUSED = [400]
-# The newest nginx refuses more by itself.
-NGINX = tuple(map(int, re.search(r"nginx/(\d+)\.(\d+)", host.run("nginx", "-v").stdout).groups()))
-IS_STRICT = NGINX >= (1, 30)
 
 # The field that frames a POST whose body is a chunk of nothing, and {hidden}.
 TRANSFER_ENCODINGS = [
-    ("Transfer-Encoding: chunked\r\nContent-Length: {n}", REFUSED),
-    ("Content-Length: 4\r\nTransfer-Encoding: chunked", REFUSED),
-    ("Transfer-Encoding : chunked", REFUSED),
-    ("Transfer-Encoding: \x0bchunked", [501]),
-    ("Transfer-Encoding:\tchunked", [501]),
-    ("Transfer-Encoding: xchunked", [501]),
-    ("Transfer-Encoding: identity", [501]),
-    ("Transfer-Encoding: identity, chunked", [501]),
-    ("Transfer-Encoding: chunked, identity", [501]),
-    ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", REFUSED),
-    ("Transfer-Encoding:\r\n chunked", REFUSED),
-    (" Transfer-Encoding: chunked", REFUSED),
-    ("X: y\rTransfer-Encoding: chunked", REFUSED),
-    ("X: y\nTransfer-Encoding: chunked\r\nContent-Length: {n}", REFUSED),
     # The end of the body is plain to everyone, and what follows is a request of its own.
     ("X: y\nTransfer-Encoding: chunked", ["ours", "hidden", "next"]),
     ("Transfer-Encoding: Chunked ", ["ours", "hidden", "next"]),
@@ -58,20 +43,6 @@ TRANSFER_ENCODINGS = [
 
 # The field that frames a POST whose body is {hidden}.
 CONTENT_LENGTHS = [
-    ("Content-Length: {n}\r\nContent-Length: 0", REFUSED),
-    ("Content-Length: 0\r\nContent-Length: {n}", REFUSED),
-    ("Content-Length: {n}\r\nContent-Length: {n}", REFUSED),
-    ("Content-Length : {n}", REFUSED),
-    ("Content-Length: +{n}", REFUSED),
-    ("Content-Length: -{n}", REFUSED),
-    ("Content-Length: \t{n}", REFUSED),
-    ("Content-Length: {n} 0", REFUSED),
-    ("Content-Length: {n},0", REFUSED),
-    ("Content-Length: 0x{n}", REFUSED),
-    ("Content-Length: {n}.0", REFUSED),
-    ("Content-Length: 99999999999999999999", REFUSED),
-    ("Content-Length: ", REFUSED),
-    ("Content-Length: {n}\0", REFUSED),
     ("Content-Length:  {n} ", OURS),
     ("Content-Length: 000{n}", OURS),
     ("Content-Length: 0", ["ours", "hidden", "next"]),
@@ -82,75 +53,40 @@ CONTENT_LENGTHS = [
 
 TARGETS = [
     (f"http://other.example{PATH}?branch=ours", OURS),
-    (f"http://other.example@localhost{PATH}?branch=ours", REFUSED),
     (f"{PATH}?branch=our%73", OURS),
+    # nginx finds its location by another path than the one that it passes on.
     (f"/{PATH}?branch=hidden", [404, "next"]),
-    (f"/hooks/..{PATH}?branch=hidden", [404, "next"]),
     (f"/x/..{PATH}?branch=hidden", [404, "next"]),
-    (f"/hooks/%2e%2e{PATH}?branch=hidden", [404, "next"]),
-    (f"/hooks/.{PATH[6:]}?branch=hidden", [404, "next"]),
-    (f"/..{PATH}?branch=hidden", REFUSED),
     (f"/%68ooks{PATH[6:]}?branch=hidden", [404, "next"]),
-    (f"{PATH}%3fbranch=hidden", [404, "next"]),
     (f"{PATH}%3fbranch=hidden?branch=ours", [404, "next"]),
-    (f"{PATH}%0d%0a?branch=hidden", [404, "next"]),
     (f"{PATH}%20HTTP/1.1%0d%0aX:%20?branch=hidden", [404, "next"]),
-    (f"{PATH};x?branch=hidden", [404, "next"]),
     (f"{PATH}#?branch=hidden", [404, "next"]),
-    (f"{PATH}?branch=hidden#", [400, "next"]),
     (f"{PATH}?branch=ours&branch=hidden", [400, "next"]),
-    (f"{PATH}?branch=ours%26branch=hidden", [400, "next"]),
-    (f"{PATH}?branch=ours;branch=hidden", [400, "next"]),
-    (f"{PATH}?branch=ours?branch=hidden", [400, "next"]),
     (f"{PATH}?branch=ours%0d%0a%0d%0aGET%20{PATH}?branch=hidden", [400, "next"]),
-    (f"{PATH}?branch=ours%00", [400, "next"]),
     (f"{PATH}?branch=ours\xff", [400, "next"]),
-    (f"{PATH}?branch=ours\0", REFUSED),
-    (f"{PATH}?branch=ours\t", REFUSED),
-    (f"{PATH}?branch=ours x", REFUSED),
-    (f"{PATH}?branch=ours&x={'x' * 9000}", [414]),
-    ("*", REFUSED),
 ]
 
 # A field of an otherwise proper GET.
 FIELDS = [
-    ("X: \0", REFUSED),
-    ("X\0: y", REFUSED),
-    ("X: y\r Host: other", REFUSED),
-    ("X: y\r\n folded: z", REFUSED),
-    ("X : y", REFUSED),
-    (": y", REFUSED),
-    (f"X: {'x' * 9000}", REFUSED),
-    ("Host: other", REFUSED),
-    ("Authorization: Bearer {token}", REFUSED),
     ("X: \xe4", OURS),
     ("X: \x7f", [400, "next"]),
     ("X: y\nY: z", OURS),
     ("X", OURS),
     # What is between a client and its proxy alone, and what would change that.
     ("Connection: Authorization", OURS),
-    ("Connection: X-Real-IP, Content-Length", OURS),
     ("Connection: close, Host", ["ours"]),
     ("Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk", OURS),
     ("Expect: 100-continue", OURS),
-    ("Expect: 200-ok", OURS),
     ("Trailer: Authorization\r\nTE: trailers", OURS),
     # Who calls.
     ("X-Real-IP: 192.0.2.1", OURS),
     ("X_Real_IP: 192.0.2.1", OURS),
-    ("X-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1", OURS),
-    # What a server might take for another request.
-    (f"X-Original-URL: {PATH}?branch=hidden", OURS),
-    ("X-HTTP-Method-Override: DELETE", OURS),
-    ("Buildbtw-Hook-Seal: x", OURS),
 ]
 
 BODIES = [
     (f"{POST}Content-Length: {{n}}\r\n\r\n{HIDDEN}", OURS),
-    (f"{POST}Content-Length: {{n}}\r\nExpect: 100-continue\r\n\r\n{HIDDEN}", OURS),
     (f"{GET}Content-Length: {{n}}\r\n\r\n{HIDDEN}", OURS),
     (f"{GET}{CHUNKED}\r\n{{n:x}}\r\n{HIDDEN}\r\n{LAST_CHUNK}", OURS),
-    (f"{GET}{FORM}Content-Length: 13\r\n\r\nbranch=hidden", OURS),
     (f"{POST}{FORM}Content-Length: 13\r\n\r\nbranch=hidden", [400, "next"]),
     # A token in the body, or in a trailer, is none.
     (f"POST {PATH} HTTP/1.1\r\n{HOST}Content-Length: {{n}}\r\n\r\n{HIDDEN}", [401, "next"]),
@@ -160,12 +96,6 @@ BODIES = [
     ),
     # Chunks, which nginx joins.
     (f"{POST_FORM}{CHUNKED}\r\n7\r\nbranch=\r\n004\r\nours\r\n{LAST_CHUNK}", OURS),
-    (f"{POST_FORM}{CHUNKED}\r\nb;x=y\r\nbranch=ours\r\n0\r\nX: y\r\n\r\n", OURS),
-    (f"{POST_FORM}{CHUNKED}\r\nb;x\nbranch=ours\n0\n\n", REFUSED if IS_STRICT else OURS),
-    (f"{POST_FORM}{CHUNKED}\r\n5\r\nbranch=ours\r\n{LAST_CHUNK}", REFUSED),
-    (f"{POST_FORM}{CHUNKED}\r\n0xb\r\nbranch=ours\r\n{LAST_CHUNK}", REFUSED),
-    (f"{POST_FORM}{CHUNKED}\r\n-1\r\nbranch=ours\r\n{LAST_CHUNK}", REFUSED),
-    (f"{POST_FORM}{CHUNKED}\r\nffffffffffffffff0\r\nbranch=ours\r\n{LAST_CHUNK}", REFUSED),
 ]
 
 NO_TOKEN = f"GET {PATH}?branch=hidden HTTP/1.1\r\n{HOST}\r\n"
@@ -176,20 +106,9 @@ LINES = [
     (f"{GET}\r\n".replace("\r\n", "\n"), OURS),
     (f"\r\n{GET}\r\n", OURS),
     (f"{GET}\r\n".replace("GET ", "GET  "), OURS),
-    (f"{GET}\r\n".replace("GET", "get"), REFUSED),
     (f"{GET}\r\n".replace("GET", "OPTIONS"), [405, "next"]),
     (f"{GET}Connection: close\r\n\r\n".replace("GET", "HEAD"), [405]),
-    (f"{GET}\r\n".replace("GET", "TRACE"), [405]),
-    (f"CONNECT localhost:9000 HTTP/1.1\r\n{HOST}{AUTH}\r\n", [405] if IS_STRICT else REFUSED),
-    (f"{GET}\r\n".replace("/1.1", "/1.0"), ["ours"]),
     (f"{GET}Connection: keep-alive\r\n\r\n".replace("/1.1", "/1.0"), OURS),
-    (f"{POST_FORM}{CHUNKED}\r\n{LAST_CHUNK}".replace("/1.1", "/1.0"), REFUSED),
-    (f"{GET}\r\n".replace("/1.1", "/2.0"), [505]),
-    (f"{GET}\r\n".replace("HTTP", "http"), REFUSED),
-    ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", REFUSED),
-    (f"{GET}\r\n".replace(HOST, ""), REFUSED),
-    (f"{GET}\r\n".replace("localhost", "a/b"), REFUSED),
-    (f"{GET}\r\n".replace("localhost", "a\0b"), REFUSED),
     (f"{GET}\r\n".replace("localhost", "localhost:9000"), OURS),
 ]
 
@@ -245,25 +164,20 @@ def exchange(port, message, whole=True):
         return answers(host.rest_of(connection))
 
 
-def told(port, messages):
-    """What the client is answered, message by message, each on a connection of its own."""
-    return [exchange(port, message, whole=expected != []) for message, expected in messages]
-
-
 @pytest.mark.usefixtures("nginx")
 @pytest.mark.parametrize("messages", MESSAGES.values(), ids=MESSAGES)
 def test_nothing_is_smuggled(messages, journal, jobs):
     # The last one meets whatever is left in the pool.
     messages = [*messages, ("", ["next"])]
     # One after another: of two orders for a branch at once, one may ask for a second stop.
-    forms = [told(port, messages) for port in PROXIES]
+    forms = [[exchange(port, message, expected != []) for message, expected in messages] for port in PROXIES]
     for answered in forms:
         outcomes = [[outcome(answer) for answer in each] for each in answered]
         assert list(zip([message for message, _ in messages], outcomes, strict=True)) == messages
     done = [each for _, expected in messages for each in expected if isinstance(each, str)]
     units = [("stop", f"buildbtw@{branch}.service") for branch in len(PROXIES) * done]
     assert Counter(jobs()) == Counter(units)
-    # nginx's own answers are HTML.
+    # One record for each answer but nginx's own, which are HTML.
     served = [
         str(answer.status)
         for answer in chain.from_iterable(chain.from_iterable(forms))
