@@ -13,11 +13,6 @@ FIELDS = ["BUILDBTW_HOOK", "BUILDBTW_BRANCH", "HTTP_STATUS", "BUILDBTW_CALLER", 
 NOTICE, WARNING, ERROR = "5", "4", "3"
 
 
-def real_ip(address):
-    """The curl option with which a proxy says who calls."""
-    return ["--header", f"X-Real-IP: {address}"]
-
-
 def fields(record):
     """A record's fields, in the order of FIELDS."""
     return tuple(record.get(field) for field in FIELDS)
@@ -25,17 +20,15 @@ def fields(record):
 
 @over_both
 @pytest.mark.parametrize(
-    ("path", "options", "expected"),
+    ("path", "expected"),
     [
-        ("/hooks/deploy-branch?branch=main", [], ("deploy-branch", "main", "200", NOTICE)),
-        ("/hooks/undeploy-branch?branch=main", [], ("undeploy-branch", "main", "200", NOTICE)),
-        ("/hooks/deploy-branch?branch=nosuch", [], ("deploy-branch", "nosuch", "424", ERROR)),
-        ("/hooks/deploy-branch?branch=No", [], ("deploy-branch", None, "400", NOTICE)),
-        ("/", [], (None, None, "404", NOTICE)),
+        ("/hooks/deploy-branch?branch=main", ("deploy-branch", "main", "200", NOTICE)),
+        ("/hooks/deploy-branch?branch=nosuch", ("deploy-branch", "nosuch", "424", ERROR)),
+        ("/", (None, None, "404", NOTICE)),
     ],
 )
-def test_record(transport, path, options, expected, journal):
-    answer = call(transport, path, *options)
+def test_record(transport, path, expected, journal):
+    answer = call(transport, path)
     hook, branch, status, priority = expected
     caller = "127.0.0.1" if transport == "tcp" else "local"
     records = journal.calls()
@@ -60,37 +53,12 @@ def test_record_of_a_caller_turned_away(transport, journal):
     assert [fields(record) for record in journal.calls()] == [(None, None, "401", caller, WARNING)]
 
 
-@over_both
-@pytest.mark.parametrize(
-    ("options", "caller"),
-    [
-        (real_ip("192.0.2.1"), "192.0.2.1"),
-        (real_ip("2001:DB8::1"), "2001:db8::1"),
-        (real_ip("192.0.2.1 x=y"), None),
-        ([], None),
-    ],
-)
-def test_caller(transport, options, caller, journal):
-    host.undeploy("main", *options, transport=transport)
-    host.curl(transport, "/hooks/", *options)
-    peer = "127.0.0.1" if transport == "tcp" else "local"
-    assert [record["BUILDBTW_CALLER"] for record in journal.calls()] == 2 * [caller or peer]
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/hooks/deploy-branch?branch=x%0aPRIORITY=0%0a%0aMESSAGE=forged",
-        "/hooks/deploy-branch?branch=x%0d%0aHTTP_STATUS=200",
-        "/forged%0aHTTP_STATUS=200",
-        '/forged";HTTP_STATUS=200',
-    ],
-)
-def test_no_record_is_forged(path, journal):
+def test_no_record_is_forged(journal):
+    path = "/hooks/deploy-branch?branch=x%0aPRIORITY=0%0a%0aMESSAGE=forged"
     answer = host.exchange("unix", host.request(path, credentials=host.token()))
-    assert answer.status in (400, 404)
+    assert answer.status == 400
     entries = journal.entries(f"--identifier={host.USER}")
-    assert [entry["HTTP_STATUS"] for entry in entries] == [str(answer.status)]
+    assert [entry["HTTP_STATUS"] for entry in entries] == ["400"]
     (entry,) = entries
     assert entry["PRIORITY"] == NOTICE
     # An array of bytes is what journalctl makes of what can't be printed.
