@@ -1,6 +1,7 @@
-"""Branches go up and down: what each caller is told, and what then runs."""
+"""Branches go up and down: what each caller is told, what then runs, and what the next boot starts."""
 
-import time
+import re
+from pathlib import Path
 
 import pytest
 
@@ -9,19 +10,13 @@ from host import deploy, over_both, undeploy
 
 pytestmark = pytest.mark.each_suite
 
+BRANCH = "feature-x"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def images():
     """A container that ends with an error at once, beside the ones that the machine has."""
     host.push("dies", command="exit 3")
-
-
-def outcome(branch):
-    """What systemd knows of a branch's unit."""
-    return host.unit(f"buildbtw@{branch}.service", "ActiveState", "Result", "LoadState")
-
-
-# --- One at a time
 
 
 @over_both
@@ -60,42 +55,7 @@ def test_deploy_that_fails(transport, branch):
     assert host.state(branch) == "activating"
     assert host.noted() == [branch]
     assert undeploy(branch, transport=transport).status == 200
-    assert outcome(branch)["ActiveState"] == "inactive"
-    assert host.host_state() == "running"
-
-
-def test_deploy_that_fails_by_timeout():
-    with (
-        host.drop_in("buildbtw@slow.service", "[Service]\nTimeoutStartSec=1\n"),
-        host.held("slow"),
-    ):
-        answer = deploy("slow")
-        assert answer.status == 424
-        assert "Result=timeout" in answer.text
-        assert undeploy("slow").status == 200
-
-
-def test_a_redeployment_that_fails():
-    # The branch was asked for and never undeployed: a reboot is one more try.
-    assert deploy("feature-x").status == 200
-    with host.drop_in("buildbtw@feature-x.service", "[Service]\nExecStartPre=/bin/false\n"):
-        assert deploy("feature-x").status == 424
-        assert host.noted() == ["feature-x"]
-        assert undeploy("feature-x").status == 200
-    assert host.noted() == []
-
-
-# --- Without the template
-
-
-@over_both
-def test_no_template(transport, no_template):
-    answer = deploy("feature-x", transport=transport)
-    assert answer.status == 500
-    assert "Unit buildbtw@feature-x.service not found" in answer.text
-    answer = undeploy("feature-x", transport=transport)
-    assert (answer.status, answer.text) == (200, "branch feature-x was not deployed\n")
-    assert host.host_state() == "running"
+    assert host.state(branch) == "inactive"
 
 
 def test_template_taken_away_from_under_a_branch():
@@ -113,50 +73,6 @@ def test_template_taken_away_from_under_a_branch():
     assert host.run("podman", "ps", "--all", "--quiet").stdout == ""
 
 
-# --- Several at once
-
-
-@over_both
-def test_a_slow_branch_holds_up_no_other(transport):
-    with (
-        host.held("feature-x") as release,
-        host.in_background(lambda: deploy("feature-x", transport=transport)) as slow,
-    ):
-        host.until(lambda: host.state("feature-x") == "activating")
-        assert deploy("main", transport=transport).status == 200
-        assert undeploy("main", transport=transport).status == 200
-        assert not slow.done()
-        release()
-        assert slow.result().status == 200
-    assert host.state("feature-x") == "active"
-
-
-@pytest.mark.parametrize(("branch", "status"), [("feature-x", 200), ("dies", 424)])
-def test_one_branch_twice_at_once(branch, status):
-    answers = host.at_once(*2 * [lambda: deploy(branch)])
-    assert [answer.status for answer in answers] == [status, status]
-    assert (host.state(branch) == "active") == (status == 200)
-    answers = host.at_once(*2 * [lambda: undeploy(branch)])
-    assert [answer.status for answer in answers] == [200, 200]
-    assert host.state(branch) == "inactive"
-
-
-def test_undeploy_cancels_a_deployment():
-    with (
-        host.held("feature-x") as release,
-        host.in_background(lambda: deploy("feature-x")) as canceled,
-    ):
-        host.until(lambda: host.state("feature-x") == "activating")
-        # Its stop waits for no start: the gate's process is killed.
-        assert undeploy("feature-x").status == 200
-        answer = canceled.result()
-        release()
-    assert answer.status == 409
-    assert "was undeployed meanwhile" in answer.text
-    assert host.state("feature-x") == "inactive"
-    assert host.noted() == []
-
-
 def test_a_deployment_waits_for_an_undeployment():
     assert deploy("feature-x").status == 200
     with (
@@ -171,23 +87,57 @@ def test_a_deployment_waits_for_an_undeployment():
     assert host.noted() == ["feature-x"]
 
 
-# The container takes about 0.3 s to start and as long to stop, so these offsets meet every stage.
-@pytest.mark.parametrize("offset", [0, 0.05, 0.15, 0.3, 0.5])
-@pytest.mark.parametrize("first", [deploy, undeploy])
-def test_deploy_and_undeploy_at_once(first, offset):
-    second = undeploy if first is deploy else deploy
-    if first is undeploy:
-        assert deploy("feature-x").status == 200
+def test_all_lists_agree_after_a_boot():
+    def branches_in(text):
+        return re.findall(r"(?m)^\W*buildbtw@(\S+)\.service", text)
 
-    def later():
-        time.sleep(offset)  # the thing under test
-        return second("feature-x")
+    branches = [f"b-{number:02}" for number in range(30)]
+    stay = [branch for branch in branches if branch[-1] in "12345678"]
+    with host.do_nothing():
+        told = host.at_once(*[lambda branch=branch: deploy(branch) for branch in branches])
+        assert {answer.status for answer in told} == {200}
+        gone = set(branches) - set(stay)
+        told = host.at_once(*[lambda branch=branch: undeploy(branch) for branch in gone])
+        assert {answer.status for answer in told} == {200}
+        host.boot()
+        assert branches_in(host.systemctl("list-dependencies", "--plain", "buildbtw.target")) == stay
+        active = ["--state=active", "buildbtw@*.service"]
+        assert branches_in(host.systemctl("list-units", "--plain", "--no-legend", *active)) == stay
+        listed = host.call("unix", "/hooks/list-branches").text.splitlines()
+        assert [line.split()[:2] for line in listed] == [[branch, "up"] for branch in stay]
 
-    answers = host.at_once(lambda: first("feature-x"), later)
-    # What came last wins, and who was overtaken is told so.
-    deployed = host.state("feature-x") == "active"
-    winner, loser = answers if deployed == (first is deploy) else answers[::-1]
-    assert winner.status == 200
-    assert loser.status == 200 or (loser.status == 409 and "undeployed meanwhile" in loser.text)
-    assert host.state("feature-x") == ("active" if deployed else "inactive")
-    assert host.noted() == (["feature-x"] if deployed else [])
+
+def test_data_goes_where_the_host_says_so():
+    data = Path(f"/var/lib/review/{BRANCH}")
+    state = f"[Service]\nStateDirectory=review/{BRANCH}\n"
+    clean = "[Service]\nEnvironment=BUILDBTW_CLEAN=state\n"
+    with host.drop_in(f"buildbtw@{BRANCH}.service", state):
+        assert deploy(BRANCH).status == 200
+        (data / "database").write_text("old")
+        assert undeploy(BRANCH).status == 200
+        assert (data / "database").exists(), "off unless the host says so"
+        with host.drop_in("buildbtw-systemctl@.service", clean):
+            assert deploy(BRANCH).status == 200
+            assert undeploy(BRANCH).status == 200
+            assert not data.exists()
+            assert undeploy(BRANCH).status == 200, "again, with nothing there"
+            # A branch that failed has data too.
+            with host.drop_in(f"buildbtw@{BRANCH}.service", "[Service]\nExecStartPost=false\n"):
+                assert deploy(BRANCH).status == 424
+            assert data.exists()
+            assert undeploy(BRANCH).status == 200
+            assert not data.exists()
+
+
+def test_deployments_that_hang_do_not_hold_up_others():
+    branches = [f"hangs-{number}" for number in range(30)]
+    hang = "[Service]\nExecStart=\nExecStart=sh -c 'case %i in hangs*) sleep 600;; esac'\n"
+    with host.do_nothing(), host.drop_in("buildbtw@.service", hang + "TimeoutStartSec=infinity\n"):
+        calls = [lambda branch=branch: deploy(branch) for branch in branches]
+        with host.in_background(lambda: host.at_once(*calls)) as hanging:
+            host.until(lambda: all(host.state(each) == "activating" for each in branches), 60)
+            assert deploy(BRANCH).status == 200
+            for branch in branches:
+                assert undeploy(branch).status == 200
+            answers = hanging.result()
+    assert {answer.status for answer in answers} == {409}
