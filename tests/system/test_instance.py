@@ -21,29 +21,16 @@ def push(version, **options):
     host.push(BRANCH, backend=version, **options)
 
 
-def settings(**changed):
-    """The environment of the instances, with these settings beside the key."""
-    lines = {"COOKIE_ENCRYPTION_KEY": 64 * "k"} | changed
-    return {Path("/etc/buildbtw/environment"): "".join(f"BUILDBTW_{key}={lines[key]}\n" for key in lines)}
-
-
 # --- How it starts
 
 
-def test_a_branch_is_up_once_it_answers():
-    push("v1")
-    assert deploy(BRANCH).status == 200
-    assert visit(BRANCH).text.startswith(
-        f"version v1 at https://{BRANCH}.buildbtw.dev.archlinux.org, secret k"
-    )
-
-
-def test_one_that_needs_12_seconds():
+def test_one_that_needs_12_seconds_is_deployed_once_it_answers():
     push("v1", variant="slow")
     begin = time.monotonic()
     assert deploy(BRANCH).status == 200
     assert time.monotonic() - begin > 12
-    assert visit(BRANCH).status == 200
+    url = f"https://{BRANCH}.buildbtw.dev.archlinux.org"
+    assert visit(BRANCH).text.startswith(f"version v1 at {url}, secret k")
 
 
 def test_one_that_dies():
@@ -63,25 +50,9 @@ def test_one_that_never_listens():
         answer = deploy(BRANCH)
         assert time.monotonic() - begin < 2 + 20
         assert answer.status == FAILED
+        assert "Result=timeout" in answer.text
         assert "It does not answer on its socket in time" in answer.text
         assert undeploy(BRANCH).status == 200
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"COOKIE_ENCRYPTION_KEY": "short"}, "Failed to parse encryption key"),
-        ({"OIDC_CLIENT_ID": "x"}, "--oidc-issuer-url"),
-        ({"GITLAB_DOMAIN": "https://gitlab.archlinux.org"}, "--gitlab-packages-group"),
-        ({"GITLAB_DOMAIN": "https://x.org", "GITLAB_PACKAGES_GROUP": "x"}, "env var BUILDBTW_GITLAB_TOKEN"),
-    ],
-)
-def test_settings_that_it_refuses(changed, words):
-    push("v1")
-    with host.files(settings(**changed)):
-        answer = deploy(BRANCH)
-    assert answer.status == FAILED
-    assert words in answer.text
 
 
 # --- How it ends
@@ -101,13 +72,12 @@ def test_a_stop_is_no_failure(variant):
     assert host.unit(SERVICE, "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
 
 
-@pytest.mark.parametrize("signal", ["TERM", "KILL"])
-def test_one_that_ends_comes_back(signal):
+def test_one_that_ends_comes_back():
     """Whatever it ended with."""
     push("v1")
     assert deploy(BRANCH).status == 200
     first = host.unit(SERVICE, "InvocationID")
-    assert host.run("podman", "kill", "--signal", signal, f"buildbtw-{BRANCH}").returncode == 0
+    assert host.run("podman", "kill", "--signal", "TERM", f"buildbtw-{BRANCH}").returncode == 0
     host.until(lambda: visit(BRANCH).status == 502)
     host.until(lambda: visit(BRANCH).status == 200)
     assert host.unit(SERVICE, "InvocationID") != first
@@ -131,28 +101,16 @@ def test_nginx_reaches_it_and_no_other_user():
         assert "Could not connect" in ask(user, socket), (user, socket)
 
 
-NO_SANDBOX = """\
-[Service]
-BindReadOnlyPaths=
-DynamicUser=no
-TemporaryFileSystem=
-"""
-
-
-@pytest.mark.parametrize("is_confined", [False, True], ids=["without the sandbox", "as shipped"])
-def test_a_symlink_in_the_place_of_its_socket_leads_nowhere(is_confined, journal):
+def test_a_symlink_in_the_place_of_its_socket_leads_nowhere(journal):
     push("v1")
     assert deploy(BRANCH).status == 200
     # What nginx's visitors must not reach: the hook, where a request comes in that has passed no limit.
     link = ["ln", "-sf", "/run/buildbtw-hook.sock", "/run/buildbtw/http.sock"]
     linked = host.run("podman", "exec", f"buildbtw-{BRANCH}", "busybox", *link)
     assert linked.returncode == 0, linked.stdout
-    with host.drop_in("buildbtw-proxy@.service", "" if is_confined else NO_SANDBOX):
-        host.systemctl("restart", f"buildbtw-proxy@{BRANCH}.service")
-        told = visit(BRANCH, "/hooks/deploy-branch")
-    assert told.status == (502 if is_confined else 401)
-    host.idle()
-    assert bool([each for each in journal.calls() if each["HTTP_STATUS"] == "401"]) != is_confined
+    host.systemctl("restart", f"buildbtw-proxy@{BRANCH}.service")
+    assert visit(BRANCH, "/hooks/deploy-branch").status == 502
+    assert [each["HTTP_STATUS"] for each in journal.calls()] == ["200"]
 
 
 def test_what_an_instance_may():

@@ -20,9 +20,9 @@ FAILED = 424
 pytestmark = [pytest.mark.each_suite, pytest.mark.usefixtures("review_host")]
 
 
-def push(version, branch=BRANCH, **options):
+def push(version, **options):
     """Puts the stand-in for buildbtw into the registry, as a version."""
-    host.push(branch, backend=version, **options)
+    host.push(BRANCH, backend=version, **options)
 
 
 def visitors(count=20):
@@ -66,7 +66,7 @@ class Stream:
         connection.close()
 
 
-@pytest.mark.parametrize("variant", ["", "ends-1", "ends-143", "deaf"])
+@pytest.mark.parametrize("variant", ["", "deaf"])
 def test_four_redeployments_lose_no_visitor(variant):
     """The deaf one ends by SIGKILL."""
     push("v0", variant=variant)
@@ -95,8 +95,6 @@ def test_four_redeployments_lose_no_visitor(variant):
                 assert f"version v{version} " in visit(BRANCH).text, "from now on it is the new one"
                 time.sleep(1)  # nginx asks once more, so no visit is to be cut off by two
         assert host.unit(f"buildbtw@{BRANCH}.socket", "InvocationID") == socket, "it was never away"
-        longest = max(each.waited for each in visits)
-        print(f"{len(visits)} visits, {len(slow_visits)} slow, {len(uploads)} uploads, {longest:.2f} s")
         assert {each.status for each in visits + slow_visits} == {200}
         assert {each.text.split()[1] for each in visits} == {f"v{version}" for version in range(5)}
         # One that was cut off may have had its effect.
@@ -108,7 +106,7 @@ def test_four_redeployments_lose_no_visitor(variant):
         assert stream.events > 4 * len(stream.statuses)
 
 
-def test_seven_redeployments_within_ten_seconds():
+def test_seven_redeployments_and_seven_starts_of_the_socket_within_ten_seconds():
     """The default start limits are five; what they count is not reset in between."""
     push("v1")
     assert deploy(BRANCH).status == 200
@@ -116,12 +114,7 @@ def test_seven_redeployments_within_ten_seconds():
         for _ in range(7):
             assert deploy(BRANCH).status == 200
     assert {each.status for each in visits} == {200}
-
-
-def test_seven_starts_of_the_socket_within_ten_seconds():
-    """What undeployments and deployments in turn come to."""
-    push("v1")
-    assert deploy(BRANCH).status == 200
+    # What undeployments and deployments in turn come to.
     for _ in range(7):
         host.systemctl("restart", f"buildbtw@{BRANCH}.socket")
     assert visit(BRANCH).status == 200
@@ -152,11 +145,6 @@ def test_a_deployment_takes_little_longer_than_a_restart():
 # --- What visitors are told
 
 
-def test_never_deployed():
-    is_told_at_once(404)
-    assert branch_status() == 404
-
-
 @pytest.mark.alone
 def test_undeployed(jobs):
     push("v1")
@@ -175,20 +163,6 @@ def test_undeployed(jobs):
     assert branch_status() == 404
 
 
-@pytest.mark.alone
-def test_undeployed_but_slow_to_stop():
-    push("v1")
-    assert deploy(BRANCH).status == 200
-    with (
-        host.held(BRANCH, "ExecStop") as let_go,
-        host.in_background(lambda: undeploy(BRANCH)) as undeployment,
-    ):
-        host.until(lambda: host.state(BRANCH) == "deactivating")
-        is_told_at_once(404)
-        let_go()
-        assert undeployment.result().status == 200
-
-
 @pytest.mark.parametrize("offset", [0, 0.1, 0.3])
 @pytest.mark.parametrize("first", [deploy, undeploy])
 def test_deploy_and_undeploy_at_once(first, offset):
@@ -202,9 +176,12 @@ def test_deploy_and_undeploy_at_once(first, offset):
         return second(BRANCH)
 
     with visitors(5):
-        host.at_once(lambda: first(BRANCH), later)
-        host.idle()
+        answers = host.at_once(lambda: first(BRANCH), later)
         is_deployed = host.noted() == [BRANCH]
+        # What came last wins, and a caller who was overtaken is told so.
+        winner, loser = answers if is_deployed == (first is deploy) else answers[::-1]
+        assert winner.status == 200
+        assert loser.status == 200 or (loser.status == 409 and "undeployed meanwhile" in loser.text)
         host.until(lambda: SOCKET.exists() == is_deployed)
         assert host.state(BRANCH) == ("active" if is_deployed else "inactive")
         assert visit(BRANCH).status == (200 if is_deployed else 404)
@@ -252,17 +229,3 @@ def test_a_proxy_that_cannot_start(journal):
     tries = [each for each in journal.entries("--unit=buildbtw-proxy@*") if "Starting" in each["MESSAGE"]]
     assert 1 <= len(tries) <= 2, "nginx asked twice"
     assert visit(BRANCH).status == 200
-
-
-def test_a_reboot():
-    push("v1")
-    assert deploy(BRANCH).status == 200
-    host.idle()
-    # What a reboot leaves of it.
-    host.systemctl("stop", f"buildbtw@{BRANCH}.socket", SERVICE)
-    is_told_at_once(404)
-    host.boot()
-    # It is there before it is nginx's to open.
-    host.until(lambda: host.state_of(f"buildbtw@{BRANCH}.socket") == "active")
-    assert visit(BRANCH).status == 200, "who comes before the container waits for it"
-    host.until(lambda: branch_status() == 200)
