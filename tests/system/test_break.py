@@ -111,6 +111,7 @@ def test_the_clock_jumps(jump, clock):
     with host.connect("tcp") as connection:
         host.until(host.processes)
         clock(jump)
+        connection.sendall(b"G")
         answer = host.answer_on(connection)
     assert answer.status == 408
     assert 10 <= time.monotonic() - begin < 13
