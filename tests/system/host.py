@@ -96,6 +96,11 @@ def undeploy(branch, *options, transport="unix"):
     return call(transport, f"/hooks/undeploy-branch?branch={branch}", *options)
 
 
+def status(branch):
+    """What branch-status answers."""
+    return call("unix", f"/hooks/branch-status?branch={branch}")
+
+
 def connect(transport):
     """A connection to the hook's socket, for what curl would not send."""
     if transport == "tcp":

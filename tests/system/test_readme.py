@@ -156,7 +156,7 @@ def test_moving_from_webhook(webhook):
     app.rmdir()
     assert deploy("main") == (200, "branch main is deployed ")
     assert app.exists()
-    assert "branch main is up" in host.call("tcp", "/hooks/branch-status?branch=main").text
+    assert "branch main is up" in host.status("main").text
     assert deploy("broken")[0] == 424
     assert refused()[0] == 401
     assert host.undeploy("main").status == 200

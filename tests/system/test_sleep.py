@@ -36,11 +36,6 @@ def falls_asleep():
     assert [host.state_of(SOCKET), host.state_of(PROXY)] == ["active", "inactive"]
 
 
-def branch_status():
-    """What branch-status answers."""
-    return host.call("unix", f"/hooks/branch-status?branch={BRANCH}")
-
-
 def starts(journal):
     """How often the instance was started."""
     entries = journal.entries("--identifier=systemd", f"--unit={SERVICE}")
@@ -52,7 +47,7 @@ def test_a_deployment_falls_asleep_and_a_visit_wakes_it(journal):
     assert deploy(BRANCH).status == 200
     assert host.state(BRANCH) == "active"
     falls_asleep()
-    told = branch_status()
+    told = host.status(BRANCH)
     assert (told.status, "is asleep" in told.text) == (200, True)
     assert visit(BRANCH).status == 200
     assert host.state(BRANCH) == "active"
@@ -105,7 +100,7 @@ def test_a_wake_that_fails(journal):
             told = visit(BRANCH)
             assert (told.status, told.waited < 3) == (502, True)
         assert starts(journal) == before + 1
-        status = branch_status()
+        status = host.status(BRANCH)
         assert status.status == 424
         assert "Failed to parse encryption key" in status.text
         # Nobody comes, and nothing is tried.

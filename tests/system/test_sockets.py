@@ -15,7 +15,6 @@ from host import deploy, undeploy, visit
 BRANCH = "feature-x"
 SOCKET = Path(f"/run/buildbtw/{BRANCH}/http.sock")
 SERVICE = f"buildbtw@{BRANCH}.service"
-FAILED = 424
 
 pytestmark = [pytest.mark.each_suite, pytest.mark.usefixtures("review_host")]
 
@@ -38,11 +37,6 @@ def is_told_at_once(status):
         assert told.status == status
         assert told.waited < 1
     assert host.unit(SERVICE, "InvocationID") == starts
-
-
-def branch_status():
-    """What branch-status answers."""
-    return host.call("unix", f"/hooks/branch-status?branch={BRANCH}").status
 
 
 # --- Redeployments
@@ -160,7 +154,7 @@ def test_undeployed(jobs):
     assert jobs()[0] == ("stop", f"buildbtw@{BRANCH}.socket"), "the socket first"
     assert host.state(BRANCH) == "inactive"
     assert host.state_of(f"buildbtw-proxy@{BRANCH}.service") == "inactive"
-    assert branch_status() == 404
+    assert host.status(BRANCH).status == 404
 
 
 @pytest.mark.parametrize("offset", [0, 0.1, 0.3])
@@ -208,14 +202,14 @@ def test_a_start_that_fails(first):
             assert time.monotonic() - failed < 1, "none hangs"
         assert {each.status for each in visits} == {502}
         assert min(each.waited for each in visits) > 0.5, "until it was known"
-        assert deployment.result().status == FAILED
+        assert deployment.result().status == 424
         is_told_at_once(502)
-        assert branch_status() == 424
+        assert host.status(BRANCH).status == 424
         # systemd tries again, and visitors wait for as long as that takes.
         push("v2")
         host.systemctl("start", f"buildbtw-pull@{BRANCH}.service")
         host.until(lambda: visit(BRANCH).status == 200)
-        host.until(lambda: branch_status() == 200)
+        host.until(lambda: host.status(BRANCH).status == 200)
     assert host.noted() == [BRANCH]
 
 

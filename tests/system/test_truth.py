@@ -1,6 +1,7 @@
 """Every answer is true, every reason whole, and the next call works, whatever a pull or a start does."""
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.each_suite
 BRANCH = "feature-x"
 UNIT, PULL = f"buildbtw@{BRANCH}.service", f"buildbtw-pull@{BRANCH}.service"
 SHIPPED = ["buildbtw-pull@.service", "buildbtw-pull", "buildbtw-prune.service", "buildbtw-prune"]
+# Rounds of what is random; the seed of the first repeats them.
+ROUNDS, SEED = int(os.environ.get("ROUNDS") or 3), int(os.environ.get("SEED") or 1)
 UP = "touch /up; trap 'exit 0' TERM; while :; do sleep 1 & wait; done"
 
 
@@ -46,10 +49,6 @@ def push(version, megabytes=0, tag=BRANCH, command=UP):
     return registry.image_of(tag)
 
 
-def status(branch=BRANCH):
-    return host.call("unix", f"/hooks/branch-status?branch={branch}")
-
-
 def runs():
     """The ID of the image that the branch runs."""
     return host.container(BRANCH)[1].removeprefix("sha256:")[:12]
@@ -60,7 +59,7 @@ def assert_deployed(image, *answers):
     assert runs() == image
     for answer in answers:
         assert (answer.status, f"image {image}" in answer.text) == (200, True), answer
-    told = status()
+    told = host.status(BRANCH)
     assert told.status == 200
     assert re.search(rf"is up since 20\S+Z \({UNIT}\), image {image}\n", told.text)
 
@@ -154,7 +153,7 @@ def test_a_deployment_that_is_cut_off_in_its_pull(line):
     host.systemctl("stop", PULL)
     host.boot()
     assert runs() == image
-    told = status()
+    told = host.status(BRANCH)
     assert told.status == 424
     assert "was cut off before it was done: deploy or undeploy the branch again" in told.text
     assert f"{BRANCH} cut-off " in host.call("unix", "/hooks/list-branches").text
@@ -176,7 +175,7 @@ def test_the_registry_is_down(journal):
         assert f"restart of {PULL} failed" in answer.text
         assert "connection refused" in answer.text, "podman's words"
         assert "what ran before still runs" in answer.text
-        told = status()
+        told = host.status(BRANCH)
         assert (told.status, told.text) == (424, answer.text)
     finally:
         host.systemctl("start", "docker-registry.service")
@@ -187,7 +186,7 @@ def test_the_registry_is_down(journal):
     assert record["MESSAGE_ID"] == "f3f70ffc2bb74611b102d323dc4d46fc"
     # With it back, nobody has to help.
     assert deploy(BRANCH).status == 200
-    assert status().status == 200
+    assert host.status(BRANCH).status == 200
 
 
 @pytest.mark.soak
@@ -358,3 +357,76 @@ def test_expiry(journal):
         assert (record["HTTP_STATUS"], record["BUILDBTW_BRANCH"]) == ("200", BRANCH)
         # It comes back.
         assert deploy(BRANCH).status == 200
+
+
+# --- All of it at once
+
+
+class Round:
+    """Ten callers at once, in random order, with pushes and kills between; and what there is to check them by."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        # The IDs of the images that were pushed, oldest first, and the false answers.
+        self.pushed, self.false = [], []
+        self.killed = False
+        self.push()
+
+    def push(self):
+        host.push(BRANCH, command=f": {time.time_ns()}; {UP}")
+        self.pushed.append(registry.image_of(BRANCH))
+
+    def call(self):
+        """One caller, who comes some time in the round."""
+        wait, verb = self.random.uniform(0, 2), self.random.choice(["deploy", "deploy", "undeploy"])
+
+        def made():
+            time.sleep(wait)
+            newest = len(self.pushed) - 1
+            answer = host.deploy(BRANCH) if verb == "deploy" else host.undeploy(BRANCH)
+            if verb == "deploy" and answer.status == 200:
+                image = re.search(r", image ([0-9a-f]{12})", answer.text)[1]
+                if self.pushed.index(image) < newest:
+                    self.false.append((newest, answer.text, self.pushed))
+            elif answer.status not in (200, 409) and not self.killed:
+                self.false.append(answer)
+
+        return made
+
+    def disturb(self):
+        """Pushes, and kills the root side."""
+        wait, kills = [self.random.uniform(0, 0.7) for _ in range(4)], self.random.random() < 0.5
+
+        def made():
+            for seconds in wait:
+                time.sleep(seconds)
+                self.push()
+            processes = host.processes("buildbtw-systemctl")
+            if kills and processes:
+                self.killed = True
+                os.kill(self.random.choice(processes), signal.SIGKILL)
+
+        return made
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(SEED, SEED + ROUNDS))
+def test_ten_callers_in_random_order(seed):
+    this = Round(seed)
+    host.at_once(this.disturb(), *[this.call() for _ in range(10)])
+    assert not this.false
+    host.idle()
+    host.until(lambda: host.status(BRANCH).status != 503)
+    told, is_up = host.status(BRANCH), host.state(BRANCH) == "active"
+    assert told.status in ([200, 424] if is_up and this.killed else [200] if is_up else [404, 424]), told
+    assert told.status != 424 or this.killed
+    if told.status == 200:
+        assert f"image {runs()}" in told.text
+    if not this.killed:
+        assert host.noted() == ([BRANCH] if is_up else [])
+    # Whatever was, the next calls work, and nothing is left.
+    answer = host.deploy(BRANCH)
+    assert (answer.status, f"image {this.pushed[-1]}" in answer.text, runs()) == (200, True, this.pushed[-1])
+    assert host.undeploy(BRANCH).status == 200
+    assert left()[0] == []
+    assert [*host.STATE.iterdir(), *host.WANTS.iterdir()] == []
