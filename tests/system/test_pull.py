@@ -236,42 +236,39 @@ def test_no_other_user_says_which_start_failed():
 # --- What is left behind
 
 
-def left():
-    """The images, and the bytes of pulls that did not end."""
+def images():
+    """What there is, once nothing more is removed."""
     host.idle()
     host.until(host.is_pruned)
-    images = host.run("podman", "images", "--all", "--format={{.Repository}}:{{.Tag}} {{.ID}}").stdout.split(
-        "\n"
-    )
-    size = host.run("du", "-sk", "/var/tmp", "/var/cache/buildbtw-pull").stdout
-    return [image for image in images if image], sum(map(int, re.findall(r"(?m)^\d+", size)))
+    listed = host.run("podman", "images", "--all", "--format={{.Repository}}:{{.Tag}} {{.ID}}")
+    return listed.stdout.splitlines()
+
+
+def downloaded():
+    """How much of pulls is not an image yet, in KiB."""
+    return int(host.run("du", "-skc", "/var/tmp", "/var/cache/buildbtw-pull").stdout.split()[-2])
 
 
 def test_nothing_is_left_of_pulls_that_were_ended(line):
     push("large", megabytes=8)
-    before = left()[1]
+    before = downloaded()
     for _ in range(3):
         line.rate = 4_000_000
         with host.in_background(lambda: deploy(BRANCH)) as call:
             until_pulling()
             time.sleep(1)
-            assert left_now() > before + 1000, "it is in the midst of it"
+            assert downloaded() > before + 1000, "it is in the midst of it"
             assert undeploy(BRANCH).status == 200
             assert call.result().status == 409
-    images, size = left()
-    assert (images, size) == ([], before)
+    assert (images(), downloaded()) == ([], before)
     assert not list(Path("/run/buildbtw-pull").iterdir())
-
-
-def left_now():
-    return int(host.run("du", "-sk", "/var/tmp", "/var/cache/buildbtw-pull", "-c").stdout.split()[-2])
 
 
 def test_nothing_is_left_of_what_was_replaced():
     for version in range(7):
         newest = push(f"v{version}", megabytes=1)
         assert deploy(BRANCH).status == 200
-    assert left()[0] == [f"localhost/buildbtw:{BRANCH} {newest}"]
+    assert images() == [f"localhost/buildbtw:{BRANCH} {newest}"]
     # Nor of the image's old name.
     insecure = {Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5000/renamed\n"}
     with host.files(insecure):
@@ -281,9 +278,9 @@ def test_nothing_is_left_of_what_was_replaced():
         )  # fmt: skip
         assert renamed.returncode == 0, renamed.stdout
         assert deploy(BRANCH).status == 200
-        assert left()[0] == [f"localhost/buildbtw:{BRANCH} {newest}"]
+        assert images() == [f"localhost/buildbtw:{BRANCH} {newest}"]
     assert undeploy(BRANCH).status == 200
-    assert left()[0] == []
+    assert images() == []
 
 
 def test_no_image_is_removed_while_it_is_pulled():
@@ -315,7 +312,7 @@ def test_what_others_have_stays():
     assert host.run("podman", "tag", "localhost:5000/buildbtw:main", "localhost/other:main").returncode == 0
     assert deploy(BRANCH).status == 200
     assert undeploy(BRANCH).status == 200
-    assert [image.split()[0] for image in left()[0]] == ["localhost/other:main"]
+    assert [image.split()[0] for image in images()] == ["localhost/other:main"]
     host.run("podman", "rmi", "localhost/other:main")
 
 
@@ -329,9 +326,7 @@ def test_the_list():
     assert deploy("dies").status == 424
     assert deploy("nosuch").status == 502
     listed = host.call("unix", "/hooks/list-branches").text
-    assert re.fullmatch(rf"dies failed - {dies}\n{BRANCH} up 20\S+Z {image}\nnosuch failed - -\n", listed), (
-        listed
-    )
+    assert re.fullmatch(rf"dies failed - {dies}\n{BRANCH} up 20\S+Z {image}\nnosuch failed - -\n", listed)
     assert host.noted() == ["dies", BRANCH]
     for branch in ("dies", "nosuch", BRANCH):
         assert undeploy(branch).status == 200
@@ -428,5 +423,5 @@ def test_ten_callers_in_random_order(seed):
     answer = host.deploy(BRANCH)
     assert (answer.status, f"image {this.pushed[-1]}" in answer.text, runs()) == (200, True, this.pushed[-1])
     assert host.undeploy(BRANCH).status == 200
-    assert left()[0] == []
+    assert images() == []
     assert [*host.STATE.iterdir(), *host.WANTS.iterdir()] == []
