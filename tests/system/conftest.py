@@ -1,7 +1,6 @@
 """The fixtures of the tests that run in the machine."""
 
 import os
-import shutil
 import subprocess
 from fcntl import LOCK_EX, LOCK_SH, flock
 from pathlib import Path
@@ -95,8 +94,6 @@ def token_file():
     """The host's token file, put back as it was, whatever a test made of it."""
     file, kept = host.TOKEN_FILE, host.TOKEN_FILE.read_bytes()
     yield file
-    if file.is_dir():
-        shutil.rmtree(file)
     file.write_bytes(kept)
     file.chmod(0o600)
 
@@ -106,14 +103,6 @@ def no_template():
     """The host without the template of its branches."""
     with host.no_template():
         yield
-
-
-@pytest.fixture(scope="module")
-def feature_x():
-    """The branch feature-x, deployed for the whole module."""
-    assert host.deploy("feature-x").status == 200
-    yield "feature-x"
-    assert host.undeploy("feature-x").status == 200
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +125,9 @@ def review_host(nginx):
 
 
 @pytest.fixture(autouse=True)
-def sound_host(request):
+def sound_host():
     """No test, whatever it sends, may leave the host degraded or a unit behind."""
     yield
     host.idle()
-    if "feature_x" not in request.fixturenames:
-        host.forget_branches()
+    host.forget_branches()
     assert host.host_state() == "running", host.systemctl("--failed")
