@@ -70,19 +70,6 @@ def test_nothing_runs_between_calls():
         assert host.systemctl("is-active", unit) == "active"
 
 
-def test_memory_of_a_call_that_waits_for_its_job():
-    with (
-        host.held("feature-x") as release,
-        host.in_background(lambda: host.deploy("feature-x")) as slow,
-    ):
-        host.until(lambda: host.state("feature-x") == "activating")
-        (pid,) = host.processes()
-        peak = host.peak_memory(pid)
-        release()
-        assert slow.result().status == 200
-    assert 0 < peak < 4096
-
-
 def test_size_of_the_executable():
     for executable in (EXECUTABLE, ROOT_SIDE):
         assert executable.stat().st_size < 1.8 * 1024 * 1024
