@@ -91,28 +91,6 @@ check_host() {
     unshare --mount mount -t tmpfs tmpfs /tmp 2>/dev/null || die "$no_mount"
 }
 
-# What installs packages on this distribution, by os-release(5): mmdebstrap brings apt to any.
-os_release=/etc/os-release
-manager() (
-    ID='' ID_LIKE=''
-    # shellcheck disable=SC1090 # data
-    [[ ! -r $os_release ]] || . "$os_release"
-    case " $ID $ID_LIKE " in
-        *' arch '*) echo pacman ;;
-        *' fedora '*) echo dnf ;;
-        *) echo apt-get ;;
-    esac
-)
-
-# words APT PACMAN DNF: the one in the words of this distribution, or Debian's.
-words() {
-    case $(manager) in
-        pacman) echo "$2" ;;
-        dnf) echo "$3" ;;
-        *) echo "$1" ;;
-    esac
-}
-
 # Under sudo the toolchain is the calling user's, and so are the files in target/.
 as_builder() {
     if [[ -n ${SUDO_USER:-} && $SUDO_USER != root ]]; then
@@ -127,8 +105,7 @@ as_builder() {
 check_rust() {
     local oldest found how
     oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml")
-    how="install it from https://rustup.rs, or: $(words \
-        'apt install cargo rustc, or on Debian 13 cargo-web rustc-web' 'pacman -S rust' 'dnf install cargo')"
+    how="install it from https://rustup.rs, or on Debian 13: apt install cargo-web rustc-web"
     found=$(as_builder rustc --version 2>/dev/null | cut -d' ' -f2) || found=''
     if [[ -z $found ]] || ! as_builder cargo --version >/dev/null 2>&1; then
         die "Rust $oldest or newer is missing: $how"
@@ -141,21 +118,17 @@ prerequisites() {
     local missing=()
     check_host
     check_rust
-    # shellcheck disable=SC2207 # words
-    command -v cc >/dev/null || missing+=($(words 'gcc libc6-dev' gcc 'gcc glibc-static'))
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
     command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
-    command -v systemd-nspawn >/dev/null || missing+=("$(words systemd-container systemd systemd-container)")
-    [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] ||
-        missing+=("$(words debian-archive-keyring debian-archive-keyring debian-keyring)")
+    command -v systemd-nspawn >/dev/null || missing+=(systemd-container)
+    [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
     install_missing "${missing[@]}"
 }
 
-# install_missing PACKAGE...: with apt; what other package managers do is left to their users.
+# install_missing PACKAGE...: by Debian's names; other package managers are left to their users.
 install_missing() {
     (($#)) || return 0
-    if [[ $(manager) != apt-get ]] || ! command -v apt-get >/dev/null; then
-        die "install these first: $(words '' 'pacman -S ' 'dnf install ')$*"
-    fi
+    command -v apt-get >/dev/null || die "install these first, which Debian calls: $*"
     step "installing $*" install_packages "$@" || die "could not install $*: install them by hand"
 }
 
