@@ -120,18 +120,12 @@ prepared_machine() {
 
 # --- The machine that `try --keep` left running
 
-# When a process started, in clock ticks since boot (proc_pid_stat(5)). Its name may hold anything.
-started() {
-    local stat
-    stat=$(<"/proc/$1/stat") && read -ra stat <<<"${stat##*)}" && echo "${stat[19]}"
-} 2>/dev/null
-
 # Takes it up, if it is still the process that was kept.
 find_kept() {
-    local pid since its_name
+    local pid its_name
     [[ -e $kept ]] || return 1
-    read -r pid since its_name <"$kept"
-    if [[ $(started "$pid") != "$since" ]]; then
+    read -r pid its_name <"$kept"
+    if ! grep -qsze "--machine=$its_name" "/proc/$pid/cmdline"; then
         remove_cgroups "$its_name"
         rm -f "$kept"
         return 1
@@ -148,7 +142,7 @@ refuse_second_kept() {
 
 keep_machine() {
     # Two at once: the second finds the file.
-    (set -o noclobber && echo "$nspawn $(started "$nspawn") $name" >"$kept") 2>/dev/null ||
+    (set -o noclobber && echo "$nspawn $name" >"$kept") 2>/dev/null ||
         die "a machine was kept meanwhile: end it with tests/machine stop"
     is_ours=no
 }
