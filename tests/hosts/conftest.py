@@ -6,7 +6,6 @@ import secrets
 import select
 import shlex
 import shutil
-import signal
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -20,15 +19,13 @@ import yaml
 from documents import REPO, blocks
 
 ENTER = REPO / "tests/hosts/enter"
-# Each host with the inventory that it is in.
+# Each host with the inventory that it is in. The default one's other two are played with --check, by test_dev.
 CURRENT = "inventories/current"
 HOSTS = {
     "dev": ("buildbtw.dev.archlinux.org", "."),
-    "staging": ("buildbtw.staging.archlinux.org", "."),
-    "production": ("buildbtw.archlinux.org", "."),
     "review": ("buildbtw.archlinux.review", CURRENT),
-    "builders": ("buildbtw.archlinux.builders", CURRENT),
-    "today's production": ("buildbtw.archlinux.org", CURRENT),
+    "staging": ("buildbtw.archlinux.builders", CURRENT),
+    "production": ("buildbtw.archlinux.org", CURRENT),
 }
 # What the current hosts' own role for nginx has put there.
 NGINX = {
@@ -88,8 +85,7 @@ class Host:
             (self.directory / part).mkdir(parents=True)
         layers = f"upperdir={self.directory}/changes,workdir={self.directory}/overlay"
         self._mount("overlay", f"lowerdir={os.environ['MACHINE_ROOT']},{layers}", "root")
-        # Small, so that it can be filled.
-        self._mount("tmpfs", "size=256m", "containers")
+        self._mount("tmpfs", "mode=755", "containers")
         self._certificate()
         with open(self.directory / "root/etc/hosts", "a") as hosts:
             hosts.write(f"127.0.0.1 {self.name}\n")
@@ -209,36 +205,29 @@ class Host:
 
     def push(self, tag, version="v1", command=None):
         """A new image of the tag, into the host's registry."""
-        instead = [] if command is None else ["--command", command]
-        pushed = self.run("/src/tests/fixtures/push-image", "--backend", version, *instead, tag)
+        options = ["--backend", version, "--revision", f"commit-{version}"]
+        options += [] if command is None else ["--command", command]
+        pushed = self.run("/src/tests/fixtures/push-image", *options, tag)
         assert pushed.returncode == 0, pushed.stdout
 
     # --- Its operators
 
-    @contextmanager
-    def control_host_process(self, *command):
-        """A command that runs in the operators' ansible/, and is ended with a test that is."""
-        with subprocess.Popen(
+    def operate(self, *command):
+        """The outcome of a command that runs in the operators' ansible/."""
+        return subprocess.run(
             command,
             cwd=self.ansible,
             env=os.environ | self.environment | {"MACHINE_LEADER": self._leader},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
-        ) as process:
-            try:
-                yield process
-            except BaseException:
-                os.killpg(process.pid, signal.SIGKILL)
-                raise
+        )
 
     def on_control_host(self, *command):
         """What a command prints there; it must succeed."""
-        with self.control_host_process(*command) as process:
-            output = process.stdout.read()
-        assert process.returncode == 0, output
-        return output
+        result = self.operate(*command)
+        assert result.returncode == 0, result.stdout
+        return result.stdout
 
     def own_vault(self):
         """The operators' own: each of the example's values, made up."""
@@ -254,26 +243,14 @@ class Host:
         stage = f"{self.stage}_" if self.inventory == "." else ""
         return self.secrets[f"vault_buildbtw_{stage}deploy_token"]
 
-    def play_command(self, *options):
-        inventory = ["-i", f"{CURRENT}/hosts.yml"] if self.inventory == CURRENT else []
-        return [*document("hosts")[-1].split(), *inventory, "-l", self.name, *options]
-
-    def play(self, *options):
+    def play(self, *options, hosts=None):
         """Runs the playbook; how many tasks changed something, and failed. A failed test shows its output."""
-        with self.control_host_process(*self.play_command(*options)) as play:
-            self.played = play.stdout.read()
+        inventory = ["-i", f"{CURRENT}/hosts.yml"] if self.inventory == CURRENT else []
+        limit = ["-l", hosts or self.name]
+        self.played = self.operate(*document("hosts")[-1].split(), *inventory, *limit, *options).stdout
         print(self.played)
-        recap = re.search(rf"^{self.name} .*:(.*)", self.played, re.M)[1]
-        return tuple(int(re.search(rf"{name}=(\d+)", recap)[1]) for name in ("changed", "failed"))
-
-    def play_until(self, task, *options):
-        """The playbook, killed once it has begun a task."""
-        with self.control_host_process(*self.play_command(*options)) as play:
-            for line in play.stdout:
-                if line.startswith("TASK") and task in line:
-                    os.killpg(play.pid, signal.SIGKILL)
-                    return
-        raise AssertionError(f"no task {task!r}")
+        recap = self.played[self.played.index("PLAY RECAP") :]
+        return tuple(sum(map(int, re.findall(rf"{name}=(\d+)", recap))) for name in ("changed", "failed"))
 
     def set_up(self, *options):
         """The playbook, which succeeds."""
@@ -281,16 +258,12 @@ class Host:
 
     # --- Its clients
 
-    def curl(self, *options):
-        """What curl is told on the host, by its names and through nginx."""
+    def get(self, url, *options):
+        """The answer to a URL, in which HOST is this host's name, on the host and through nginx."""
         command = ["curl", "-sS", "--cacert", self.certificate, "--write-out", "\n%{http_code}"]
         command += ["--resolve", "*:443:127.0.0.1", "--resolve", "*:80:127.0.0.1"]
-        text, _, status = self.run(*command, *options).stdout.rpartition("\n")
+        text, _, status = self.run(*command, url.replace("HOST", self.name), *options).stdout.rpartition("\n")
         return Answer(int(status), text)
-
-    def get(self, url, *options):
-        """The answer to a URL, in which HOST is this host's name."""
-        return self.curl(url.replace("HOST", self.name), *options)
 
     def call(self, hook, branch):
         """The answer to a call of a hook, with this host's token."""
@@ -299,9 +272,6 @@ class Host:
 
     def deploy(self, branch):
         return self.call("deploy-branch", branch)
-
-    def undeploy(self, branch):
-        return self.call("undeploy-branch", branch)
 
     def run_version(self, branch, version="v1"):
         """Has a branch run a version."""
@@ -316,6 +286,7 @@ class Host:
         """What a job of ansible/gitlab-ci.yml prints, run as a runner runs it."""
         ci = yaml.safe_load((REPO / "ansible/gitlab-ci.yml").read_text())
         variables = ci["variables"] | {"CI_COMMIT_REF_SLUG": branch, "DEPLOY_TOKEN": self.token}
+        variables |= {"STAGING_HOST": self.name, "STAGING_BRANCH": branch}
         return self.on_runner("\n".join(ci[job]["script"]), variables).stdout
 
     def todays_ci(self, hook, tag):

@@ -15,7 +15,7 @@ def host():
 
 
 def set_tag(host, tag):
-    file = host.ansible / f"host_vars/{host.name}/misc.yml"
+    file = host.ansible / host.inventory / f"host_vars/{host.name}/misc.yml"
     file.write_text(re.sub("(?m)^buildbtw_image_tag: .*", f"buildbtw_image_tag: {tag}", file.read_text()))
 
 
@@ -29,7 +29,6 @@ def test_there_is_no_hook(host):
 def test_an_upgrade(host):
     set_tag(host, "v1.2.4")
     host.set_up()
-    assert_told(host.page(), 200, "version v1.2.4")
     assert_told(host.page(), 200, "this database: v1.2.3 v1.2.4")
     assert host.active() == ["v1.2.4"]
 
