@@ -141,15 +141,6 @@ build() {
     step "building buildbtw-hook" as_builder env --chdir="$repo" cargo build --release --locked
 }
 
-# compile SOURCE CMD...: an executable of one of the fixtures. Two runs at once don't write one file.
-compile() {
-    local source=$repo/tests/fixtures/$1 executable=$repo/target/${1%.*}
-    shift
-    [[ $executable -nt $source ]] && return
-    as_builder mkdir -p "$repo/target"
-    as_builder "$@" -o "$executable.$$" "$source" && as_builder mv "$executable.$$" "$executable"
-}
-
 # What the tests run in a container in place of buildbtw.
 # The target is named since macros, which are loaded into the compiler, cannot be static.
 build_backend() {

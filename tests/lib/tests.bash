@@ -6,9 +6,11 @@
 
 # What the tests run in the machine beside the program itself.
 build_fixtures() {
-    local source
-    for source in constant.c attempt.c; do
-        compile "$source" cc -O2 -static
+    local name
+    as_builder mkdir -p "$repo/target"
+    for name in constant attempt; do
+        [[ $repo/target/$name -nt $repo/tests/fixtures/$name.c ]] ||
+            as_builder cc -O2 -static -o "$repo/target/$name" "$repo/tests/fixtures/$name.c"
     done
     build_backend
     # libfaketime cannot be loaded into a static executable.
