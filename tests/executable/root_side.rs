@@ -42,6 +42,7 @@ fn an_order_runs_these_commands_and_no_other() {
     let with_image =
         "done\nbranch x is deployed (restart of buildbtw@x.service, image 12ab revision 3.x)\n";
     let was_not = "done\nbranch x was not deployed\n";
+    let not_any_more = "done\nbranch x is not deployed any more (stop of buildbtw@x.service)\n";
     let not_found = "no-template\nUnit buildbtw@x.service not found.\n";
     let stop_all = "stop buildbtw@x.socket; stop buildbtw-pull@x.service buildbtw@x.service";
     let clean = "stop buildbtw@x.service; --what=state clean buildbtw@x.service";
@@ -55,7 +56,7 @@ fn an_order_runs_these_commands_and_no_other() {
         ("deploy x", host().show("@x.service", GONE), not_found, NOT_RUN),
         ("deploy x async", host().show("@x.service", GONE), not_found, NOT_RUN),
         ("undeploy x", host(), was_not, STOP_X),
-        ("undeploy x", pulling("").show("@x.socket", UP), was_not, stop_all),
+        ("undeploy x", pulling("").show("@x.socket", UP), not_any_more, stop_all),
         ("undeploy x", cleaning(), was_not, clean),
         ("undeploy x", cleaning().show("@x.service", no_state), was_not, STOP_X),
         ("undeploy x", host().show("@x.service", FAILED), was_not, reset),

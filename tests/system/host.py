@@ -306,6 +306,24 @@ def drop_in(name, text):
 
 
 @contextmanager
+def clock(executable, *settings):
+    """Moves the wall's clock for one of our executables, built so that libfaketime can be loaded.
+
+    The machine's own clock is also that of what it runs on. The monotonic one of a host never jumps.
+    """
+    file = Path("/run/clock")
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    environment = f"LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={file} FAKETIME_NO_CACHE=1"
+    environment += " FAKETIME_DONT_FAKE_MONOTONIC=1 NO_FAKE_STAT=1"
+    start = f"ExecStart=\nExecStart=/src/target/dynamic/debug/{executable}"
+    file.write_text("+0")
+    lines = ["[Service]", f"Environment={environment}", start, *settings, ""]
+    with drop_in(f"{executable}@.service", "\n".join(lines)):
+        yield file.write_text
+    file.unlink()
+
+
+@contextmanager
 def throttle(settings):
     """Other settings of the socket's throttle, in force in the body."""
     try:

@@ -1,7 +1,9 @@
-"""A way to the machine's registry that is slow or stalls."""
+"""A way to the machine's registry that is slow or stalls, and a registry that wants a login."""
 
 import json
+import os
 import socket
+import subprocess
 import threading
 import time
 import urllib.request
@@ -11,6 +13,8 @@ from pathlib import Path
 import host
 
 NAME = "localhost:5001/buildbtw"
+# bcrypt of "secret", for the user "ci".
+HTPASSWD = "ci:$2b$05$c3gN7t/x17uMtQfY8n3OfunYg.NLnfTja5EBrs3egms1AHUIOs1S.\n"
 
 
 def image_of(tag):
@@ -71,3 +75,23 @@ def line():
             yield opened
         finally:
             opened.close()
+
+
+@contextmanager
+def with_login():
+    """The registry at localhost:5002, for the user "ci" with the password "secret"."""
+    Path("/run/htpasswd").write_text(HTPASSWD)
+    insecure = '[[registry]]\nlocation = "localhost:5002"\ninsecure = true\n'
+    settings = {"HTTP_ADDR": "127.0.0.1:5002", "AUTH": "htpasswd"}
+    settings |= {"AUTH_HTPASSWD_REALM": "tests", "AUTH_HTPASSWD_PATH": "/run/htpasswd"}
+    environment = os.environ | {f"REGISTRY_{name}": value for name, value in settings.items()}
+    command = ["docker-registry", "serve", "/etc/docker/registry/config.yml"]
+    with (
+        host.files({Path("/etc/containers/registries.conf.d/login.conf"): insecure}),
+        subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process,
+    ):
+        host.until(lambda: host.run("curl", "-s", "http://localhost:5002/v2/").returncode == 0)
+        try:
+            yield
+        finally:
+            process.terminate()

@@ -5,7 +5,6 @@ import signal
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 
 import pytest
 
@@ -75,32 +74,11 @@ def test_without_the_journal():
 
 @pytest.fixture
 def clock():
-    """Sets the clock that calls see, which is the wall's: the monotonic one of a host never jumps.
-
-    The machine's own clock is the host's too, so what jumps is what libfaketime tells the process.
-    """
-    file = Path("/run/clock")
-    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
-    environment = {
-        "LD_PRELOAD": library,
-        "FAKETIME_TIMESTAMP_FILE": file,
-        "FAKETIME_NO_CACHE": 1,
-        "FAKETIME_DONT_FAKE_MONOTONIC": 1,
-    }
-    lines = [f"Environment={name}={value}" for name, value in environment.items()]
-    # The same program, but not static, and so not in its empty root directory.
-    lines += [
-        "RootDirectory=",
-        "BindPaths=",
-        "InaccessiblePaths=",
-        "MountAPIVFS=",
-        "SystemCallFilter=",
-    ]
-    lines += ["ExecStart=", "ExecStart=/src/target/dynamic/debug/buildbtw-hook"]
-    file.write_text("+0")
-    with host.drop_in("buildbtw-hook@.service", "\n".join(["[Service]", *lines, ""])):
-        yield file.write_text
-    file.unlink()
+    """The clock that calls see."""
+    # Not in its empty root directory, since it is not static.
+    settings = ["RootDirectory=", "BindPaths=", "InaccessiblePaths=", "MountAPIVFS=", "SystemCallFilter="]
+    with host.clock("buildbtw-hook", *settings) as moved:
+        yield moved
 
 
 @pytest.mark.alone

@@ -1,6 +1,7 @@
 """nginx as the role configures it: whom it limits, what it refuses, and what it tells visitors."""
 
 import http.client
+import re
 import socket
 import socketserver
 import subprocess
@@ -118,6 +119,15 @@ def test_callers_without_a_token_of_the_host_share_one_limit(token_file, tmp_pat
     assert (refused.status, refused.headers["Content-Type"]) == (429, "text/plain")
     assert "ask again later" in refused.text
     assert refused.headers["Retry-After"] == "10"
+
+
+def test_a_visitor_is_waited_for_as_long_as_a_start_may_take():
+    role = host.run("/src/tests/fixtures/nginx-configuration", "test", "", "", str(HTTPS)).stdout
+    calls, *visitors = map(int, re.findall(r"proxy_read_timeout (\d+)m;", role))
+    (start,) = map(
+        int, re.findall(r"TimeoutStartSec=(\d+)min", Path("systemd/buildbtw@.container").read_text())
+    )
+    assert (calls, min(visitors) > start) == (21, True)
 
 
 # --- What visitors of an instance meet

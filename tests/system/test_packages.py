@@ -243,6 +243,7 @@ def test_installed_upgraded_and_removed(bare, tmp_path):
     assert host.noted() == ["feature-x", "main"]
     assert not list(Path("/run/systemd/system").glob("buildbtw-*.service"))
 
+    succeed("systemctl", "enable", "--now", "buildbtw-hook-expire.timer")
     bare.remove()
     assert running() == containers, "what is deployed goes on"
     assert host.token() == token

@@ -199,6 +199,35 @@ def test_the_words_of_a_pull_that_ends_at_once():
     assert [lines[-1] for lines in told] == [f"    words of quick-{n}" for n in range(rounds)]
 
 
+def test_a_host_without_the_name_of_its_image():
+    file = Path("/etc/buildbtw/image")
+    with host.files({file: ""}):
+        for missing in ("empty", "gone"):
+            answer = deploy(BRANCH)
+            assert (answer.status, f"write BUILDBTW_IMAGE=REGISTRY/NAME to {file}" in answer.text) == (
+                502,
+                True,
+            ), missing
+            file.unlink(missing_ok=True)
+        file.write_text("")
+
+
+def test_a_registry_that_needs_a_login():
+    push("private")
+    settings = {Path("/etc/buildbtw/image"): "BUILDBTW_IMAGE=localhost:5002/buildbtw\n"}
+    auth = "/etc/buildbtw/auth.json"
+    with registry.with_login(), host.files(settings):
+        answer = deploy(BRANCH)
+        assert answer.status == 502
+        assert "authentication required" in answer.text
+        login = ["podman", "login", "--authfile", auth, "-u", "ci", "-p", "secret", "localhost:5002"]
+        assert host.run(*login).returncode == 0
+        with Path("/etc/buildbtw/image").open("a") as file:
+            file.write(f"REGISTRY_AUTH_FILE={auth}\n")
+        assert_deployed(registry.image_of(BRANCH), deploy(BRANCH))
+        Path(auth).unlink()
+
+
 def failing(command):
     """What is told of a container that fails like that."""
     push("fails", command=command)
@@ -334,23 +363,34 @@ def test_the_list():
 
 
 def test_expiry(journal):
-    push("expires")
-    push("stays", tag="main")
-    link = host.WANTS / UNIT
-    settings = "[Service]\nEnvironment=BUILDBTW_EXPIRE_DAYS=30\n"
-    with host.drop_in("buildbtw-systemctl@.service", settings):
-        for branch in (BRANCH, "main"):
-            assert deploy(branch).status == 200
-        assert host.call("unix", "/hooks/list-branches").text.count(" expires in 30 d\n") == 2
-        month_ago = time.time() - 30 * 24 * 3600
-        os.utime(link, (month_ago, month_ago), follow_symlinks=False)
-        assert f"{BRANCH} up" in host.call("unix", "/hooks/list-branches").text.split(" expired")[0]
+    def listed():
+        return host.call("unix", "/hooks/list-branches").text
+
+    def expire():
         host.systemctl("start", "buildbtw-hook-expire.service")
-        assert host.noted() == ["main"]
-        assert host.state(BRANCH) == "inactive"
-        (record,) = [each for each in journal.calls() if each.get("BUILDBTW_HOOK") == "expire-branch"]
+
+    push("expires")
+    with host.clock("buildbtw-systemctl", "Environment=BUILDBTW_EXPIRE_DAYS=30") as moved:
+        assert deploy(BRANCH).status == 200
+        assert listed().endswith(" expires in 30 d\n")
+        moved("+29d")
+        expire()
+        assert listed().endswith(" expires in 1 d\n")
+        moved("+31d")
+        assert listed().endswith(" expired\n")
+        # What is being deployed has not expired.
+        with host.held(BRANCH) as let_go, host.in_background(lambda: deploy(BRANCH)) as call:
+            host.until(lambda: host.state(BRANCH) == "activating")
+            expire()
+            let_go()
+            assert call.result().status == 200
+        assert host.noted() == [BRANCH]
+        expire()
+        assert (host.noted(), host.state(BRANCH)) == ([], "inactive")
+        (_, record) = [each for each in journal.calls() if each.get("BUILDBTW_HOOK") == "expire-branch"]
         assert (record["HTTP_STATUS"], record["BUILDBTW_BRANCH"]) == ("200", BRANCH)
         # It comes back.
+        moved("+0")
         assert deploy(BRANCH).status == 200
 
 

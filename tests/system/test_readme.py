@@ -10,7 +10,7 @@ import host
 from documents import blocks
 
 # The blocks in ```sh NAME fences; tests/machine and tests/hosts run what is not run here.
-BLOCKS = blocks("README.md") | blocks("systemd/from-webhook.md")
+BLOCKS = blocks("README.md") | blocks("systemd/from-webhook.md") | blocks("systemd/review-apps.md")
 
 
 def run_block(name):
@@ -110,6 +110,46 @@ def test_the_examples(edited):
     assert host.deploy("feature-y").status == 403
     for unit in ("buildbtw-hook.socket", "buildbtw-hook@test.service"):
         assert host.run("systemd-analyze", "--man=no", "verify", unit).stdout == ""
+
+
+@pytest.fixture
+def bare_host():
+    """A host without anything that the page on review apps has; it is as it was afterwards."""
+    servers = blocks("systemd/review-apps.md", "nginx")["servers"]
+    more = ["/etc/containers/systemd/buildbtw@.container.d/url.conf"]
+    more += ["/etc/containers/systemd/buildbtw@.container.d/sleep.conf"]
+    more += ["/etc/systemd/system/buildbtw-proxy@.service.d/sleep.conf"]
+    files = dict.fromkeys([*host.review_host(), *map(Path, more)], "")
+    with host.files(files | {Path("/etc/nginx/conf.d/review-apps.conf"): servers}):
+        host.systemctl("start", "nginx.service")
+        yield
+        host.systemctl("stop", "nginx.service")
+
+
+def test_a_host_of_review_apps(bare_host, monkeypatch):
+    def visit(name, *options):
+        return host.run("curl", "-s", "-H", f"Host: {name}", *options).stdout
+
+    monkeypatch.chdir("systemd")
+    for name, text, ours in [
+        ("settings", "registry.example.org", "localhost:5000"),
+        ("sleep", "sed '", "sed 's/=30min/=1s/; "),
+    ]:
+        monkeypatch.setitem(BLOCKS, name, BLOCKS[name].replace(text, ours))
+    run_block("files")
+    run_block("settings")
+    host.push("feature-x", backend="v1")
+    assert host.deploy("feature-x").status == 200
+    page = "version v1 at https://feature-x.review.example.org"
+    assert visit("feature-x.review.example.org", "http://127.0.0.1/").startswith(page)
+    called = visit("review.example.org", *host.bearer(host.token()), "http://127.0.0.1/hooks/list-branches")
+    assert called.startswith("feature-x up ")
+    assert "404" in visit("other.review.example.org", "http://127.0.0.1/")
+    run_block("sleep")
+    assert host.deploy("feature-x").status == 200
+    host.until(lambda: "is asleep" in host.status("feature-x").text)
+    assert visit("feature-x.review.example.org", "http://127.0.0.1/").startswith(page)
+    assert host.undeploy("feature-x").status == 200
 
 
 @pytest.fixture
