@@ -51,7 +51,7 @@ marked() {
 # What takes too long for every change, before a release.
 soak() {
     prerequisites
-    (cd "$repo" && as_builder env FUZZ_INPUTS="${FUZZ_INPUTS:-1000000}" cargo test --locked --test fuzz)
+    (cd "$repo" && as_builder env FUZZ_INPUTS="${FUZZ_INPUTS:-1000000}" cargo test --locked --test fuzz -- --nocapture)
     ROUNDS=${ROUNDS:-300} SOAK=${SOAK:-10} in_machine tests/system -m soak
 }
 
