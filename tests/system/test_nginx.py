@@ -151,7 +151,10 @@ class Instance(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Connection", "close")
         self.end_headers()
-        if self.path == "/upload":
+        if self.path == "/events":
+            self.wfile.write(b"data: first\n\n")
+            self.rfile.readline()
+        elif self.path == "/upload":
             self.asked.append(self.rfile.read(1))
             self.rfile.read(int(self.headers["Content-Length"]) - 1)
 
@@ -208,6 +211,11 @@ def test_an_upload_passes_as_it_comes_whatever_its_size(nginx, asked):
         host.until(lambda: asked == ["POST", b"f"])
         connection.sendall(2_999_995 * b"0")
         assert connection.makefile("rb").readline().startswith(b"HTTP/1.1 200")
+
+
+def test_a_stream_of_events_comes_at_once(nginx, asked):
+    with connected("GET /events HTTP/1.0\nHost: stub.test\n\r\n") as connection:
+        assert b"data: first\n" in connection.makefile("rb")
 
 
 def test_a_web_socket_passes(nginx, asked):
