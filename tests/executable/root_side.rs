@@ -108,12 +108,15 @@ fn the_next_boot_starts_what_is_deployed() {
     fs::create_dir(host.root.join(WANTS).join("buildbtw@x.service")).expect("a directory");
     for line in ["deploy x\n", "undeploy x\n"] {
         let told = host.order(line);
-        let words = "failed\nnothing is done: cannot note what the next boot starts: ";
+        let words = "failed\nthe branch is left as it is: cannot note what the next boot starts: ";
         assert!(told.starts_with(words), "{told:?}");
     }
     fs::remove_dir_all(host.root.join("var")).expect("the state directory");
     let told = host.order("deploy x\n");
-    assert!(told.starts_with("failed\nnothing is done: cannot take a turn"), "{told:?}");
+    assert!(
+        told.starts_with("failed\nthe branch is left as it is: cannot take a turn"),
+        "{told:?}"
+    );
     assert_eq!(host.take_calls(), NOT_RUN);
 }
 

@@ -51,12 +51,12 @@ impl<'a> Mark<'a> {
             File::open(&host.state)?.sync_all()?;
             Ok(begun)
         };
-        done("mark the branch", begin().inspect_err(|_| drop(fs::remove_file(&new))))
+        attempt("mark the branch", begin().inspect_err(|_| drop(fs::remove_file(&new))))
     }
 
     /// Waits until the order before it, if any, has ended.
     pub fn wait_for_the_one_before(&self) -> Result<(), String> {
-        done("wait for another order", self.before.as_ref().map_or(Ok(()), File::lock_shared))
+        attempt("wait for another order", self.before.as_ref().map_or(Ok(()), File::lock_shared))
     }
 
     /// Whether an undeployment came after it.
@@ -114,7 +114,7 @@ impl Turn {
         loop {
             let file = options.open(turn(host, branch));
             let file = file.and_then(|file| file.lock().map(|()| file));
-            let taken = Self(done("take a turn", file)?);
+            let taken = Self(attempt("take a turn", file)?);
             if is_linked(&taken.0) {
                 return Ok(taken);
             }
@@ -132,7 +132,7 @@ impl Turn {
     pub fn begin(&self, mark: &Mark, unit: &Unit) -> Result<(), String> {
         let sleeps = unit.get("StopWhenUnneeded") == "yes";
         let noted = self.clear().and_then(|()| enable(mark.host, mark.branch, sleeps));
-        done("note what the next boot starts", noted)
+        attempt("note what the next boot starts", noted)
     }
 
     /// Forgets the image, so that nobody joins an earlier start, even if this process is killed.
@@ -193,7 +193,7 @@ pub fn disable(host: &Host, branch: &Branch) -> Result<bool, String> {
         }
         Ok(was_enabled)
     };
-    done("note what the next boot starts", disable())
+    attempt("note what the next boot starts", disable())
 }
 
 /// The branches that are deployed, or that a deployment left something of.
@@ -254,7 +254,7 @@ fn remove(file: &Path) -> io::Result<bool> {
     }
 }
 
-/// The sentence for an error before anything was done.
-fn done<T>(what: &str, result: io::Result<T>) -> Result<T, String> {
-    result.map_err(|error| format!("nothing is done: cannot {what}: {error}"))
+/// The sentence for an error before anything was done with the branch; its image may have been pulled.
+fn attempt<T>(what: &str, result: io::Result<T>) -> Result<T, String> {
+    result.map_err(|error| format!("the branch is left as it is: cannot {what}: {error}"))
 }
