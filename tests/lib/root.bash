@@ -11,7 +11,7 @@ suite=${SUITE:-trixie}
 unreleased=' forky duke sid '
 packages=systemd,systemd-sysv,dbus,polkitd,podman,netavark,aardvark-dns,crun,nftables,iproute2
 packages+=,mount,passwd,procps,curl,sudo,ca-certificates,busybox-static,docker-registry,skopeo
-packages+=,libfaketime,python3-jinja2,python3-pytest,python3-requests,nginx-light,webhook,pacman-package-manager
+packages+=,libfaketime,python3-jinja2,python3-pytest,nginx-light,webhook,pacman-package-manager
 customize=$repo/tests/fixtures/customize-root
 skip=() root=''
 
