@@ -148,15 +148,15 @@ class Instance(BaseHTTPRequestHandler):
             self.wfile.write(b"HTTP/1.1 101 Upgrade\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n")
             self.wfile.write(self.rfile.readline())
             return
+        if self.path == "/upload":
+            self.asked.append(self.rfile.read(1))
+            self.rfile.read(int(self.headers["Content-Length"]) - 1)
         self.send_response(200)
         self.send_header("Connection", "close")
         self.end_headers()
         if self.path == "/events":
             self.wfile.write(b"data: first\n\n")
             self.rfile.readline()
-        elif self.path == "/upload":
-            self.asked.append(self.rfile.read(1))
-            self.rfile.read(int(self.headers["Content-Length"]) - 1)
 
     do_HEAD = do_POST = do_GET
 
