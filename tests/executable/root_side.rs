@@ -87,7 +87,11 @@ fn the_next_boot_starts_what_is_deployed() {
     assert_eq!(target("buildbtw@x.service").to_str(), Some("../buildbtw@.service"));
     // Where it sleeps, its socket; and one of the two is enough.
     host.write("bin/show-buildbtw@x.service", "ActiveState=active\nStopWhenUnneeded=yes\n");
-    host.order("deploy x\n");
+    for calls in [format!("daemon-reload --; {RESTART_X}").as_str(), RESTART_X] {
+        host.take_calls();
+        host.order("deploy x\n");
+        assert_eq!(host.take_calls(), calls, "once, so that the target lets go of the unit");
+    }
     assert_eq!(host.names(WANTS), "buildbtw@x.socket");
     assert_eq!(target("buildbtw@x.socket").to_str(), Some("../buildbtw@.socket"));
     // A deployment that fails is tried again.

@@ -136,6 +136,8 @@ def test_a_host_of_review_apps(bare_host, monkeypatch):
         ("sleep", "sed '", "sed 's/=30min/=1s/; "),
     ]:
         monkeypatch.setitem(BLOCKS, name, BLOCKS[name].replace(text, ours))
+    # As after a boot: it must not hold awake what it wanted before.
+    host.systemctl("start", "buildbtw.target")
     run_block("files")
     run_block("settings")
     host.push("feature-x", backend="v1")

@@ -17,7 +17,7 @@ use buildbtw_hook::branch::Branch;
 use buildbtw_hook::order::{Kind, Outcome, Verb};
 
 use crate::host::Host;
-use crate::systemctl::Unit;
+use crate::systemctl::{Systemctl, Unit};
 
 /// The newest order for a branch: the verb, and the outcome once there is one.
 /// A newer order puts a file of its own in its place.
@@ -132,7 +132,11 @@ impl Turn {
     pub fn begin(&self, mark: &Mark, unit: &Unit) -> Result<(), String> {
         let sleeps = unit.get("StopWhenUnneeded") == "yes";
         let noted = self.clear().and_then(|()| enable(mark.host, mark.branch, sleeps));
-        attempt("note what the next boot starts", noted)
+        if attempt("note what the next boot starts", noted)? {
+            // Until then buildbtw.target wants what it wanted at the last reload, which keeps that awake.
+            Systemctl::run("daemon-reload", &[], &[]);
+        }
+        Ok(())
     }
 
     /// Forgets the image, so that nobody joins an earlier start, even if this process is killed.
@@ -165,8 +169,9 @@ pub fn image(host: &Host, branch: &Branch) -> String {
 }
 
 /// Makes the symlink that `systemctl enable` would make, if it took what a generator made (Podman's
-/// Quadlet): to the instance, or where that sleeps to the socket that wakes it.
-fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<()> {
+/// Quadlet): to the instance, or where that sleeps to the socket that wakes it. Returns whether it was to
+/// the other before.
+fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<bool> {
     let mut units =
         [(branch.unit(), "../buildbtw@.service"), (branch.socket_unit(), "../buildbtw@.socket")];
     if sleeps {
@@ -179,8 +184,9 @@ fn enable(host: &Host, branch: &Branch, sleeps: bool) -> io::Result<()> {
     remove(&new)?;
     symlink(template, &new)?;
     fs::rename(new, host.wants.join(wanted))?;
-    remove(&host.wants.join(other))?;
-    File::open(&host.wants)?.sync_all()
+    let is_other = remove(&host.wants.join(other))?;
+    File::open(&host.wants)?.sync_all()?;
+    Ok(is_other)
 }
 
 /// Has the next boot leave the branch alone. Returns whether it would have been started.
