@@ -41,7 +41,7 @@ impl Answer {
             (Kind::NoTemplate | Kind::Failed | Kind::Refused, _) => (500, None),
             (Kind::PullFailed, _) => (502, None),
             (Kind::Running, Verb::Status) => (503, SOON),
-            // The job goes on: who asked again would begin another.
+            // The job goes on; a retry would start another one.
             (Kind::Running, _) => (503, None),
             (Kind::Unreachable, _) => (503, LATER),
         };

@@ -4,16 +4,18 @@
 //! It serves the one request, gives at most one order to `buildbtw-systemctl`, which runs as root,
 //! writes one record to the journal and exits. Each stage is a file:
 //!
-//! connection → request → token → settings (which branches) → `root_side` → answer (http) → record.
-//! Any stage before the order may end in a refusal; answer makes an HTTP status of it.
+//! settings → connection → request → token → orders → answer (http) → record. Any stage before the order
+//! may end in a refusal, whose words are in `refusal.rs`; answer makes an HTTP status of it.
+//!
+//! What runs as root begins in `src/bin/buildbtw-systemctl/main.rs`; a deployment is in its `work.rs`.
 
 mod answer;
 mod connection;
 mod http;
+mod orders;
 mod record;
 mod refusal;
 mod request;
-mod root_side;
 mod settings;
 mod token;
 
@@ -103,7 +105,7 @@ fn answer(connection: &mut Connection, call: &mut Call) -> Result<Answer, Refusa
     let verb = *call.verb.insert(request.verb()?);
     let order = request.order(verb, &settings)?;
     call.branch = order.branch().cloned();
-    let outcome = root_side::give(&order, &settings.orders, settings.wait);
+    let outcome = orders::give(&order, &settings.orders, settings.wait);
     Ok(Answer::to(verb, settings.only_allowed(verb, outcome)))
 }
 

@@ -137,7 +137,7 @@ pub struct NotAnOrder;
 pub enum Kind {
     /// The branch is deployed, or undeployed, or up, or asleep.
     Done,
-    /// The order is accepted; its outcome will be in the journal and in a later status.
+    /// The order is accepted; a later status tells its outcome, and a failure is also in the journal.
     Accepted,
     /// An order or a job for the branch is running, or no outcome came in time.
     Running,
@@ -145,7 +145,7 @@ pub enum Kind {
     Absent,
     /// The host has no template for branches.
     NoTemplate,
-    /// The image could not be pulled; what ran before still runs.
+    /// The image could not be pulled; what ran before, if anything, still runs.
     PullFailed,
     /// The branch did not start.
     StartFailed,

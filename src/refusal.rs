@@ -1,5 +1,5 @@
-//! Why a call is refused. `connection.rs`, `request.rs`, `token.rs` and `settings.rs` decide;
-//! `answer.rs` makes an HTTP status of it.
+//! Why a call is refused. `connection.rs`, `request.rs`, `token.rs`, `settings.rs` and `branch.rs`, which has
+//! the words of its own, decide; `answer.rs` makes an HTTP status of it.
 
 use std::fmt;
 
@@ -44,7 +44,7 @@ pub enum Refusal {
     Fault(String),
 }
 
-/// The text of the answer; for a fault of this host, which callers are not told, that of the record.
+/// The text of the answer; that of `Fault` and `NoUsableToken` goes to the journal only.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

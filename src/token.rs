@@ -1,8 +1,7 @@
 //! The tokens that let a caller in.
 //!
 //! They are the lines of the systemd credential `token` (systemd.exec(5), `LoadCredential=`), read
-//! anew at every call: `TOKEN`, or `TOKEN NAME`. A line that no client could send as a `Bearer`
-//! token is ignored.
+//! anew at every call: `TOKEN`, or `TOKEN NAME`. Any other line is ignored.
 
 use std::fs;
 use std::path::Path;
@@ -49,7 +48,7 @@ pub fn load(credentials: Option<&Path>) -> Result<String, Refusal> {
     Ok(text)
 }
 
-/// Lets a caller in whose `Authorization` holds one of these tokens, and says which.
+/// Admits a caller whose `Authorization` holds one of these tokens, and says which.
 ///
 /// # Errors
 ///
@@ -97,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_that_a_client_could_send_is_a_token() {
+    fn only_a_token_and_perhaps_a_name_count() {
         let (name, longer) = ("x".repeat(64), "x".repeat(65));
         for (file, wanted) in [
             (&*format!("one {name}\none {longer}"), vec![("one", Some(&*name))]),

@@ -20,7 +20,7 @@ fn all(directory: &str) -> String {
         .collect()
 }
 
-/// The words of a text that begin like this, up to what is no part of a name.
+/// The words of a text that begin like this, up to what is not part of a name.
 fn names(text: &str, prefix: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     text.match_indices(prefix)
@@ -81,7 +81,7 @@ fn every_status_is_in_the_manual_and_every_outcome_in_the_readme() {
     let listed: String = answers.lines().filter(|line| line.starts_with(".It ")).collect();
     let program = read("src/answer.rs");
     assert_eq!(statuses(&listed), statuses(&program), "left: the manual");
-    let (outcomes, _) = program.split_once("impl From<Refusal>").expect("what is no outcome");
+    let (outcomes, _) = program.split_once("impl From<Refusal>").expect("no refusals in answer.rs");
     let readme = read("README.md");
     let table: String = readme.lines().filter(|line| line.starts_with("| ")).collect();
     let (table, outcomes) = (statuses(&table), statuses(outcomes));

@@ -1,4 +1,4 @@
-"""Who is compared: the hook, the least that a call could cost, and what the hook replaces."""
+"""What is compared: the hook, the least that a call could cost, and what the hook replaces."""
 
 import asyncio
 import json

@@ -323,7 +323,7 @@ pub struct Hook(pub Child);
 impl Hook {
     pub fn wait(mut self) -> Output {
         wait_until("the process's end", || self.0.try_wait().expect("a child").is_some());
-        // What it wrote fits into the pipes, or it would not have ended.
+        // What it wrote fits into the pipes, otherwise it would still run.
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         self.0.stdout.take().expect("a pipe").read_to_end(&mut stdout).expect("its stdout");
         self.0.stderr.take().expect("a pipe").read_to_end(&mut stderr).expect("its stderr");

@@ -23,7 +23,7 @@ fn only_branches_that_the_host_allows() {
     let host = Host::new().set("BUILDBTW_BRANCHES", "main");
     let words = "branch x is not allowed on this host, which takes: main\n";
     host.answers(&deploy_x(), 403, words, NOT_RUN);
-    // Nor is another listed.
+    // No other branch is listed.
     for branch in ["main", "x"] {
         host.order(format!("deploy {branch}\n"));
     }

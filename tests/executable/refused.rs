@@ -1,4 +1,4 @@
-//! Requests that are malformed, too much, or for what there is not. Which these are is in the unit tests of
+//! Malformed, oversized and unknown requests. Which these are is in the unit tests of
 //! `request.rs`, and in the fuzzer.
 
 use std::io::{Read, Write};

@@ -112,15 +112,12 @@ fn the_next_boot_starts_what_is_deployed() {
     fs::create_dir(host.root.join(WANTS).join("buildbtw@x.service")).expect("a directory");
     for line in ["deploy x\n", "undeploy x\n"] {
         let told = host.order(line);
-        let words = "failed\nthe branch is left as it is: cannot note what the next boot starts: ";
+        let words = "failed\nthe unit is left as it is: cannot note what the next boot starts: ";
         assert!(told.starts_with(words), "{told:?}");
     }
     fs::remove_dir_all(host.root.join("var")).expect("the state directory");
     let told = host.order("deploy x\n");
-    assert!(
-        told.starts_with("failed\nthe branch is left as it is: cannot take a turn"),
-        "{told:?}"
-    );
+    assert!(told.starts_with("failed\nthe unit is left as it is: cannot take a turn"), "{told:?}");
     assert_eq!(host.take_calls(), NOT_RUN);
 }
 
@@ -168,7 +165,7 @@ fn an_undeployment_ends_what_came_before_it() {
         assert!(host.order("status x\n").starts_with("running\n"), "{run}");
         assert!(host.order("undeploy x\n").starts_with("done\n"), "{run}");
         assert_eq!(outcome(deployment), canceled, "{run}");
-        // Of a pull no start comes.
+        // A canceled pull starts nothing.
         assert_eq!(host.take_calls().contains(RESTART_X), run == RESTART_X);
         assert_eq!(host.names(WANTS), "");
         assert_eq!(host.order("status x\n"), "absent\nbranch x is not deployed\n");
@@ -213,7 +210,7 @@ fn an_undeployment_ends_what_came_before_it() {
     host.write("bin/canceled-buildbtw-pull@x.service", "");
     assert!(outcome(deployment).starts_with("canceled\nrestart of buildbtw-pull@x.service"));
     assert_eq!(host.take_calls(), PULL_X);
-    // Which is not a matter of the branch's name.
+    // A branch named "canceled" is not taken for it.
     let host = failing("Job for buildbtw-pull@canceled.service failed.\n")
         .show("-pull@canceled.service", DOWN);
     assert!(host.order("deploy canceled\n").starts_with("pull-failed\n"));
@@ -522,7 +519,7 @@ fn an_order_has_10_s_to_arrive() {
                 let waited = begin.elapsed();
                 assert!((9..12).contains(&waited.as_secs()), "{waited:?}");
                 assert!(host.take_records().contains("could not be read"));
-                // Nor is one that ends.
+                // An order that ends too soon is refused, too.
                 let peer = host.give(sent);
                 peer.shutdown(Shutdown::Write).expect("a socket");
                 assert_eq!(outcome(peer).lines().count(), 2);

@@ -6,7 +6,7 @@ use httparse::{EMPTY_HEADER, Header};
 
 use super::wire::{OTHER, TOKEN};
 
-/// The tokens of the host; its file has a third line, which is none.
+/// The tokens of the host; its file has a third line, which is not a token.
 pub const TOKENS: [&str; 2] = [TOKEN, OTHER];
 pub const FORM: &str = "application/x-www-form-urlencoded";
 /// The longest head, and the longest body.
@@ -72,7 +72,7 @@ fn values<'a>(fields: &[Header<'a>], name: &str) -> Vec<Cow<'a, str>> {
 }
 
 /// What must come of a request that is well-formed, or the status that refuses it. Here the order
-/// counts: who has no token learns nothing.
+/// counts: a client without a token learns nothing.
 fn call(request: &httparse::Request, body: &[u8], allowed: Option<&str>) -> Result<Outcome, u16> {
     let must = |holds: bool, status: u16| if holds { Ok(()) } else { Err(status) };
     let same = |word: &str, known: &str| word.trim_matches([' ', '\t']).eq_ignore_ascii_case(known);

@@ -22,7 +22,7 @@ const WORDS: &str = "HEAD|PUT|get|/|//|/.|/..|hooks/|http://hook|deploy-branch|u
 /// Paths of hooks.
 const PATHS: &str = "/hooks/deploy-branch|/hooks/undeploy-branch|/hooks/branch-status|\
     /hooks/deploy-branch|/hooks/expire-branch|/hooks/list-branches|http://hook/hooks/deploy-branch|HTTPS://hook:9000/hooks/undeploy-branch";
-/// Paths of no hook.
+/// Paths that are not hooks.
 const ODD_PATHS: &str = "/|*||/hook|/hooks/|/hooks/x|//hooks/deploy-branch|/hooks//deploy-branch|\
     /hooks/deploy-branch/|/hooks/./deploy-branch|/hooks/x/../deploy-branch|/hooks/deploy-branch#|\
     /hooks/deploy%2Dbranch|http:///hooks/deploy-branch|ftp://hook/hooks/deploy-branch|/x/../hooks/deploy-branch|hook:80";
@@ -197,7 +197,7 @@ impl Input {
         let reads = rng.u8(..8) > 0;
         let allowed = ALLOWED.filter(|_| rng.u8(..4) == 0);
         let mut expected = expected(&bytes, allowed);
-        // Who waits with half of a request waits for 10 s.
+        // Half of a request costs 10 s.
         let ends = rng.bool() || expected.iter().all(|outcome| outcome.orders.is_empty());
         if matches!(transport, Tcp) && !reads {
             // This may be a reset, which may destroy what was sent.

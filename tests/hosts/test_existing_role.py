@@ -144,7 +144,7 @@ def test_a_host_of_one_branch(host):
     host.push("staging")
     host.take("branch")
     assert host.taken == STEPS.keys()
-    # A host that never had it, or has it no more.
+    # A host that never had it, or no longer has it.
     host.shell("apt-get purge --yes webhook")
     host.take("install")
     assert "branch staging is deployed" in host.todays_ci("deploy-branch", "staging").stdout

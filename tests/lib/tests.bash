@@ -59,7 +59,7 @@ soak() {
 packages_are_current() {
     local deb
     deb=$(compgen -G "$repo/target/package/*.deb") &&
-        [[ -z $(cd "$repo" && find src systemd Cargo.lock -newer "$deb" -print -quit) ]]
+        [[ -z $(cd "$repo" && find src systemd Cargo.lock Cargo.toml README.md CHANGELOG.md -newer "$deb" -print -quit) ]]
 }
 
 # run_beside NAME CMD...: at the same time as what follows. Each line has the name.

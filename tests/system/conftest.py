@@ -61,7 +61,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture(scope="module", autouse=True)
 def no_throttle(request):
-    """The socket's throttle is for bursts; to calls one after another it only adds time."""
+    """The socket's throttle is for bursts; it only slows sequential calls."""
     if request.module.__name__ == "test_burst":
         yield
         return

@@ -144,7 +144,7 @@ def test_every_attempt_is_made():
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)
-def test_attempt(name):
+def test_attempt_is_refused_for_this_reason(name):
     in_it, outside = ATTEMPTS[name]
     with abstract_socket():
         assert in_sandbox(ATTEMPT, name) == in_it
@@ -174,7 +174,7 @@ def test_the_whole_file_tree():
 # --- What is left to it, which is the manual's list
 
 
-def test_orders(jobs):
+def test_orders_that_are_carried_out(jobs):
     for order, outcome, job in [
         ("deploy feature-x", "done", [("restart", UNIT)]),
         ("status feature-x", "done", []),
@@ -195,7 +195,7 @@ def test_no_other_order(line, jobs, journal):
     assert record["MESSAGE"].startswith("refused an order: ")
     assert record["PRIORITY"] == "3"
     assert record["MESSAGE_ID"] == "5d452f24f32a4b03b90249c61b46a90e"
-    # The journal has the user from the kernel. The unit it may miss, of a process that has ended by then.
+    # journald may lose the unit of a short-lived process, but not its UID.
     assert record["_UID"] == "0"
 
 
@@ -204,7 +204,7 @@ def test_orders_are_the_hooks_users_alone():
     assert as_user(ATTEMPT, "send", ORDERS, "status main\n", user="games").stdout.strip() == EACCES
 
 
-def test_the_token():
+def test_the_token_is_readable_as_a_credential_only():
     credential = "/run/credentials/sandbox-probe.service/token"
     assert in_sandbox(BUSYBOX, "cat", credential) == host.token()
     assert in_sandbox(BUSYBOX, "cat", "/etc/buildbtw-hook/token").endswith(ENOENT)

@@ -58,7 +58,7 @@ def test_deploy_that_fails(transport, branch):
     assert host.state(branch) == "inactive"
 
 
-def test_template_taken_away_from_under_a_branch():
+def test_template_removed_while_deployed():
     assert deploy("feature-x").status == 200
     with host.no_template():
         assert host.state("feature-x") == "active"

@@ -17,7 +17,7 @@ LINE = "POST /hooks/deploy-branch?branch=feature-x HTTP/1.1\r\nHost: localhost\r
     ("head", "filler", "status"),
     [(LINE, "X: y\r\n", 431), (f"{LINE}Content-Length: {50 * MIB}\r\n\r\n", "x", 413)],
 )
-def test_flood(transport, head, filler, status):
+def test_50_mb_cost_no_memory(transport, head, filler, status):
     peaks = []
     with host.connect(transport) as connection:
         (pid,) = host.until(host.processes)

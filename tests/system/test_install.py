@@ -190,7 +190,7 @@ def test_a_token_is_made_where_there_is_none(token_file):
     assert host.undeploy("main").status == 200
 
 
-def test_destdir(tree):
+def test_destdir_leaves_the_live_system_alone(tree):
     """As a package is made: by an ordinary user, who leaves the live system alone."""
     destination = tree / "destination"
     destination.mkdir()
@@ -227,7 +227,7 @@ def test_destdir(tree):
         ("systemd/install --remove", "usage: systemd/install [--uninstall]"),
     ],
 )
-def test_refused(command, words, tree):
+def test_install_refuses(command, words, tree):
     before = files()
     result = run("sh", "-c", command, cwd=tree)
     assert result.returncode == 1

@@ -58,7 +58,7 @@ def test_one_that_never_listens():
 
 
 @pytest.mark.parametrize("variant", ["ends-1", "ends-143", "deaf"])
-def test_a_stop_is_no_failure(variant):
+def test_a_stop_is_not_a_failure(variant):
     """Twice, since what the first one left is what the second one finds."""
     push("v1", variant=variant)
     assert deploy(BRANCH).status == 200

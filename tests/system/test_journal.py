@@ -27,7 +27,7 @@ def fields(record):
         ("/", (None, None, "404", NOTICE)),
     ],
 )
-def test_record(transport, path, expected, journal):
+def test_one_record_for_each_call(transport, path, expected, journal):
     answer = call(transport, path)
     hook, branch, status, priority = expected
     caller = "127.0.0.1" if transport == "tcp" else "local"
@@ -47,7 +47,7 @@ def test_record(transport, path, expected, journal):
 
 
 @over_both
-def test_record_of_a_caller_turned_away(transport, journal):
+def test_record_of_a_refused_caller(transport, journal):
     assert curl(transport, "/hooks/deploy-branch?branch=main").status == 401
     caller = "127.0.0.1" if transport == "tcp" else "local"
     assert [fields(record) for record in journal.calls()] == [(None, None, "401", caller, WARNING)]

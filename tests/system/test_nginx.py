@@ -88,7 +88,7 @@ def visit(path, source="127.0.0.1", credentials=None, name="test", timeout=60, m
 
 
 def statuses(sources):
-    """How calls with the token that come at the same time end; None for those that nginx has wait."""
+    """Statuses of simultaneous calls with the token; None if nginx delays one."""
     with ThreadPoolExecutor(60) as pool:
         told = pool.map(lambda source: visit(STATUS, source, credentials=host.token(), timeout=3), sources)
         return [answer and answer.status for answer in told]

@@ -348,7 +348,7 @@ def test_what_others_have_stays():
 # --- What is deployed, and for how long
 
 
-def test_the_list():
+def test_list_shows_failed_branches():
     image = push("listed")
     dies = push("dies", tag="dies", command="exit 3")
     assert deploy(BRANCH).status == 200
@@ -362,7 +362,7 @@ def test_the_list():
     assert host.call("unix", "/hooks/list-branches").text == ""
 
 
-def test_expiry(journal):
+def test_timer_undeploys_expired_branches(journal):
     def listed():
         return host.call("unix", "/hooks/list-branches").text
 

@@ -24,7 +24,7 @@ def run_block(name):
     return outputs
 
 
-def test_install():
+def test_install_block():
     (output,) = run_block("install")
     curl = output.splitlines()[-1]
     assert curl.startswith("curl ")
@@ -34,7 +34,7 @@ def test_install():
     assert host.undeploy("main").status == 200
 
 
-def test_try():
+def test_try_block():
     deployed, status, undeployed, journal = run_block("try")
     assert "branch feature-x is deployed" in deployed
     assert "branch feature-x is up" in status
@@ -50,7 +50,7 @@ def test_the_status_is_asked_to_the_end(document):
     assert times * delay >= longest
 
 
-def test_follow():
+def test_follow_block_with_a_slow_start():
     with host.drop_in("buildbtw@feature-x.service", "[Service]\nExecStartPre=sleep 3\n"):
         accepted, up = run_block("follow")
     assert "branch feature-x is accepted" in accepted
@@ -58,7 +58,7 @@ def test_follow():
     assert host.undeploy("feature-x").status == 200
 
 
-def test_debug(token_file):
+def test_debug_block(token_file):
     token_file.write_text(f"{host.token()} name\n")
     assert host.deploy("feature-x").status == 200
     status, listed, records, instance, sockets = run_block("debug")
@@ -80,7 +80,7 @@ def edited():
     host.systemctl("restart", "buildbtw-hook.socket")
 
 
-def test_configure(edited):
+def test_configure_block(edited):
     run_block("configure")
     environment = host.unit("buildbtw-systemctl@x.service", "Environment")["Environment"].split()
     assert "BUILDBTW_LOG_LINES=5" in environment
@@ -93,7 +93,7 @@ def effect():
     return [listening, calls, host.unit("buildbtw-systemctl@x.service", "Environment", "RuntimeMaxUSec")]
 
 
-def test_the_examples(edited):
+def test_examples_change_nothing_until_uncommented(edited):
     before = effect()
     units = ("buildbtw-hook.socket", "buildbtw-hook@.service", "buildbtw-systemctl@.service")
     for change in (str, lambda text: re.sub(r"(?m)^#(?=\w)", "", text)):

@@ -77,7 +77,7 @@ def test_redeployments_asleep_and_awake():
     assert deploy(BRANCH).status == 200
     falls_asleep()
     push("v1")
-    assert deploy(BRANCH).status == 200, "it is started, or the outcome would not be known"
+    assert deploy(BRANCH).status == 200, "it is started, so that the outcome is known"
     assert host.state(BRANCH) == "active"
     assert visit(BRANCH).text.startswith("version v1")
     with host.repeated(*4 * [lambda: visit(BRANCH)]) as visits:

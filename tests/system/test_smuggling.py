@@ -88,7 +88,7 @@ BODIES = [
     (f"{GET}Content-Length: {{n}}\r\n\r\n{HIDDEN}", OURS),
     (f"{GET}{CHUNKED}\r\n{{n:x}}\r\n{HIDDEN}\r\n{LAST_CHUNK}", OURS),
     (f"{POST}{FORM}Content-Length: 13\r\n\r\nbranch=hidden", [400, "next"]),
-    # A token in the body, or in a trailer, is none.
+    # A token in the body, or in a trailer, does not count.
     (f"POST {PATH} HTTP/1.1\r\n{HOST}Content-Length: {{n}}\r\n\r\n{HIDDEN}", [401, "next"]),
     (
         f"POST {PATH} HTTP/1.1\r\n{HOST}{FORM}{CHUNKED}\r\nb\r\nbranch=ours\r\n0\r\n{AUTH}\r\n",
@@ -142,7 +142,7 @@ def answers(stream):
         head, _, rest = stream.partition(b"\r\n\r\n")
         length = re.search(rb"\nContent-Length: (\d+)", head)
         size = int(length[1]) if length else 0
-        # 100 Continue is none.
+        # 100 Continue is not an answer.
         if length:
             found.append(host.Answer.parse(head + b"\r\n\r\n" + rest[:size]))
         stream = rest[size:]

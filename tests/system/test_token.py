@@ -14,7 +14,7 @@ def status(credentials, transport="unix"):
 
 
 @over_both
-def test_rotation(transport, token_file):
+def test_a_replaced_token_is_in_force_at_the_next_call(transport, token_file):
     loaded = host.unit("buildbtw-hook.socket", "InvocationID")
     old, new = host.token(), "the-new-one"
     assert [status(old, transport), status(new, transport)] == [404, 401]

@@ -34,12 +34,12 @@ def waiting():
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_verify(unit):
+def test_systemd_finds_no_fault_with_a_unit(unit):
     result = run("systemd-analyze", "--recursive-errors=no", "--man=no", "verify", unit)
     assert (result.returncode, result.stdout) == (0, "")
 
 
-def test_exposure(waiting):
+def test_exposure_is_bounded(waiting):
     unit, _ = waiting
     result = run("systemd-analyze", "security", "--no-pager", unit)
     exposure = re.search(r"Overall exposure level for (\S+): (\S+)", result.stdout)

@@ -139,7 +139,7 @@ def test_a_deployment_takes_little_longer_than_a_restart():
 
 
 @pytest.mark.alone
-def test_undeployed(jobs):
+def test_visitors_of_an_undeployed_branch(jobs):
     push("v1")
     assert deploy(BRANCH).status == 200
     jobs()
@@ -213,7 +213,7 @@ def test_a_start_that_fails(first):
 
 
 def test_a_proxy_that_cannot_start(journal):
-    """Nobody has to start the socket again, and a visitor is no reason to try without end."""
+    """Nobody has to start the socket again, and visitors do not cause endless retries."""
     push("v1")
     assert deploy(BRANCH).status == 200
     with host.drop_in("buildbtw-proxy@.service", "[Service]\nExecStartPre=false\n"):

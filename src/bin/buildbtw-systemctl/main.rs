@@ -3,7 +3,7 @@
 //! systemd accepts a connection on `/run/buildbtw-systemctl.sock`, which the hook's user alone can
 //! open, and starts this with the connection as stdin. All that it takes from there is one line of
 //! at most 128 bytes, which must be exactly an order (`src/order.rs`); anything else is refused and
-//! recorded. It runs `systemctl`, and `journalctl` under `timeout`, each in the file of its name, and
+//! recorded. It runs `systemctl` (`systemctl.rs`), and `journalctl` under `timeout` (`journalctl.rs`), and
 //! writes only what `state.rs` describes. No shell, no network.
 //!
 //! order → work (deploy, undeploy) or status → outcome. What is kept of a branch is in `state.rs`.

@@ -260,7 +260,7 @@ fn remove(file: &Path) -> io::Result<bool> {
     }
 }
 
-/// The sentence for an error before anything was done with the branch; its image may have been pulled.
+/// The sentence for an error before the unit is restarted or stopped; its image may have been pulled.
 fn attempt<T>(what: &str, result: io::Result<T>) -> Result<T, String> {
-    result.map_err(|error| format!("the branch is left as it is: cannot {what}: {error}"))
+    result.map_err(|error| format!("the unit is left as it is: cannot {what}: {error}"))
 }

@@ -56,7 +56,7 @@ impl Systemctl {
             let mut command = systemctl(verb, &["--show-transaction"], &[unit]);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(its);
             let mut child = command.spawn()?;
-            // Closes our copy of its end of the pipe, or the loop would not end.
+            // Closes our copy of its end of the pipe; otherwise the loop would not end.
             drop(command);
             let mut stderr = Vec::new();
             for line in BufReader::new(pipe).split(b'\n') {

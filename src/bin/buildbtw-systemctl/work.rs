@@ -27,16 +27,18 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
     outcome
 }
 
-/// Pulls; then, in its turn, has a restart enqueued, or joins a start of the same image that is under way,
-/// unless the branch has been undeployed; gives the turn on, waits for the job, and tells what came of it.
+/// 1. Pulls the image.
+/// 2. Takes the branch's turn, and ends here if the branch has been undeployed.
+/// 3. Has a restart enqueued, or joins a start of the same image that is under way.
+/// 4. Gives the turn on, waits for the job, and tells what came of it.
 fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Outcome> {
     let Mark { host, branch, .. } = *mark;
     let unit = branch.unit();
     if pulls {
         pull(mark)?;
     }
-    let told = || if pulls { pulled(host, branch) } else { String::new() };
-    if told().is_empty() {
+    let pulled_image = || if pulls { pulled(host, branch) } else { String::new() };
+    if pulled_image().is_empty() {
         mark.wait_for_the_one_before()?;
     }
     let mut is_cut_off = false;
@@ -45,7 +47,7 @@ fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Out
         if mark.is_undeployed() {
             return Err(undeployed(branch));
         }
-        let image = told();
+        let image = pulled_image();
         // A start of this image that is under way is joined; of another image it is replaced.
         let is_joined = turn.image() == image
             && (is_cut_off || !image.is_empty() && show([&unit])?[0].is_changing());
@@ -98,7 +100,7 @@ fn pull(mark: &Mark) -> Result<(), Outcome> {
     }
 }
 
-/// Stops the instance, and what would start it again: visitors in its socket, or a deployment.
+/// Stops the socket, a pull and the instance, so that neither a visitor nor a deployment starts it again.
 pub fn undeploy(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     undeploy_in(Turn::take(host, branch)?, host, branch)
 }

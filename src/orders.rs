@@ -1,4 +1,4 @@
-//! The hook's side of the boundary: one connection to `buildbtw-systemctl`, one order, one outcome.
+//! Gives one order to `buildbtw-systemctl`, which runs as root, and waits for its outcome.
 
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
