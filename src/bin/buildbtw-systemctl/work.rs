@@ -11,8 +11,8 @@ use crate::journalctl::last_lines;
 use crate::state::{Last, Mark, Turn, disable, expires_in, pulled};
 use crate::systemctl::{Systemctl, Unit, show};
 
-/// Pulls the image, where the host has a unit for that, and restarts the instance. Calls `accepted` once
-/// the branch is marked.
+/// Marks the branch, and then calls `accepted`; pulls the image, where the host has a unit for that, and
+/// restarts the instance.
 pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<Outcome, Outcome> {
     let [unit, pull] = show([&branch.unit(), &branch.pull_unit()])?;
     if unit.get("LoadState") == "not-found" {
@@ -29,8 +29,8 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
 
 /// 1. Pulls the image.
 /// 2. Takes the branch's turn, and ends here if the branch has been undeployed.
-/// 3. Has a restart enqueued, or joins a start of the same image that is under way.
-/// 4. Gives the turn on, waits for the job, and tells what came of it.
+/// 3. Has the next boot start the branch, and a restart enqueued; or joins a start of the same image.
+/// 4. Leaves the turn, waits for the job, and tells what came of it.
 fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Outcome> {
     let Mark { host, branch, .. } = *mark;
     let unit = branch.unit();
@@ -41,7 +41,7 @@ fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Out
     if pulled_image().is_empty() {
         mark.wait_for_the_one_before()?;
     }
-    let mut is_cut_off = false;
+    let mut job_goes_on = false;
     let (image, started, turn) = loop {
         let turn = Turn::take(host, branch)?;
         if mark.is_undeployed() {
@@ -50,7 +50,7 @@ fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Out
         let image = pulled_image();
         // A start of this image that is under way is joined; of another image it is replaced.
         let is_joined = turn.image() == image
-            && (is_cut_off || !image.is_empty() && show([&unit])?[0].is_changing());
+            && (job_goes_on || !image.is_empty() && show([&unit])?[0].is_changing());
         let verb = if is_joined {
             "start"
         } else {
@@ -58,7 +58,7 @@ fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Out
             "restart"
         };
         let run = Systemctl::job(verb, &unit, || turn.leave(&image));
-        is_cut_off = run.has_begun() && run.is_cut_off();
+        job_goes_on = run.has_begun() && run.is_cut_off();
         if !run.is_cut_off() {
             break (image, run, turn);
         }
