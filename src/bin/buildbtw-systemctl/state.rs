@@ -17,7 +17,7 @@ use buildbtw_hook::branch::Branch;
 use buildbtw_hook::order::{Kind, Outcome, Verb};
 
 use crate::host::Host;
-use crate::systemctl::{Systemctl, Unit};
+use crate::systemctl::Unit;
 
 /// The newest order for a branch: the verb, and the outcome once there is one.
 /// A newer order puts a file of its own in its place.
@@ -128,15 +128,11 @@ impl Turn {
         String::from_utf8_lossy(&text[..len]).into_owned()
     }
 
-    /// Before a start: has the next boot start the branch too.
-    pub fn begin(&self, mark: &Mark, unit: &Unit) -> Result<(), String> {
+    /// Before a start: has the next boot start the branch too. Returns what `enable` does.
+    pub fn begin(&self, mark: &Mark, unit: &Unit) -> Result<bool, String> {
         let sleeps = unit.get("StopWhenUnneeded") == "yes";
         let noted = self.clear().and_then(|()| enable(mark.host, mark.branch, sleeps));
-        if attempt("note what the next boot starts", noted)? {
-            // Until then buildbtw.target wants what it wanted at the last reload, which keeps that awake.
-            Systemctl::run("daemon-reload", &[], &[]);
-        }
-        Ok(())
+        attempt("note what the next boot starts", noted)
     }
 
     /// Forgets the image, so that nobody joins an earlier start, even if this process is killed.

@@ -38,7 +38,8 @@ pub fn status(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
     Ok(Outcome::new(kind, text))
 }
 
-/// A line for each branch that is deployed or whose deployment failed: slug, state, since when, image, and when it expires.
+/// A line for each branch that is deployed or whose deployment failed: slug, state, since when, image, and when
+/// it expires.
 pub fn list(host: &Host) -> Result<Outcome, Outcome> {
     let branches = branches(host);
     let names: Vec<_> = branches.iter().flat_map(|b| [b.unit(), b.socket_unit()]).collect();

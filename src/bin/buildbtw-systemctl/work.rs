@@ -54,7 +54,10 @@ fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Out
         let verb = if is_joined {
             "start"
         } else {
-            turn.begin(mark, known)?;
+            if turn.begin(mark, known)? {
+                // Until then buildbtw.target wants what it wanted at the last reload, which keeps that awake.
+                Systemctl::run("daemon-reload", &[], &[]);
+            }
             "restart"
         };
         let run = Systemctl::job(verb, &unit, || turn.leave(&image));
