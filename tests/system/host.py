@@ -101,6 +101,11 @@ def status(branch):
     return call("unix", f"/hooks/branch-status?branch={branch}")
 
 
+def listed():
+    """What list-branches answers."""
+    return call("unix", "/hooks/list-branches").text
+
+
 def connect(transport):
     """A connection to the hook's socket, for what curl would not send."""
     if transport == "tcp":

@@ -103,7 +103,7 @@ def test_all_lists_agree_after_a_boot():
         assert branches_in(host.systemctl("list-dependencies", "--plain", "buildbtw.target")) == stay
         active = ["--state=active", "buildbtw@*.service"]
         assert branches_in(host.systemctl("list-units", "--plain", "--no-legend", *active)) == stay
-        listed = host.call("unix", "/hooks/list-branches").text.splitlines()
+        listed = host.listed().splitlines()
         assert [line.split()[:2] for line in listed] == [[branch, "up"] for branch in stay]
 
 

@@ -116,10 +116,8 @@ def test_examples_change_nothing_until_uncommented(edited):
 def bare_host():
     """A host without anything that the page on review apps has; it is as it was afterwards."""
     servers = blocks("systemd/review-apps.md", "nginx")["servers"]
-    more = ["/etc/containers/systemd/buildbtw@.container.d/url.conf"]
-    more += ["/etc/containers/systemd/buildbtw@.container.d/sleep.conf"]
-    more += ["/etc/systemd/system/buildbtw-proxy@.service.d/sleep.conf"]
-    files = dict.fromkeys([*host.review_host(), *map(Path, more)], "")
+    url = Path(f"{host.TEMPLATE}.d/url.conf")
+    files = dict.fromkeys([*host.review_host(), *host.sleep_after("1s"), url], "")
     with host.files(files | {Path("/etc/nginx/conf.d/review-apps.conf"): servers}):
         host.systemctl("start", "nginx.service")
         yield
