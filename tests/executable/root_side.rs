@@ -1,7 +1,6 @@
 //! What runs as root: orders in, command lines and outcomes out.
 
 use std::fs;
-use std::io::Write;
 use std::net::Shutdown;
 use std::process::Command;
 use std::thread;
@@ -493,39 +492,25 @@ fn what_is_not_an_order_is_refused_and_recorded() {
     for line in [&b"deploy x\ndeploy y\n"[..], b"deploy x\0\n", b"\xff\xfe\n"] {
         assert!(no_order(line).contains("order: \""), "{line:?}");
     }
-    for (length, is_too_long) in [(MAX_ORDER, false), (MAX_ORDER + 1, true)] {
-        let records = no_order(("x".repeat(length - 1) + "\n").as_bytes());
-        assert_eq!(records.contains("is too long"), is_too_long, "{length}: {records}");
-    }
-    // Without its end, which is not waited for.
+    // What follows an order is not cut off, and the end of one is not waited for.
     let begin = Instant::now();
-    assert!(host.order("x".repeat(MAX_ORDER * 3)).starts_with("refused\n"));
+    for line in ["deploy x", &format!("deploy x\n{}", "x".repeat(MAX_ORDER * 3))] {
+        no_order(line.as_bytes());
+    }
     assert!(begin.elapsed() < Duration::from_secs(5));
 }
 
 #[test]
 fn an_order_has_10_s_to_arrive() {
     let host = Host::new();
-    let mut peer = host.give("deplo");
-    thread::sleep(Duration::from_millis(300));
-    peer.write_all(b"y x\n").expect("a peer");
-    assert!(outcome(peer).starts_with("done\n"));
-    thread::scope(|scope| {
-        for sent in ["", "deploy x"] {
-            scope.spawn(move || {
-                let host = Host::new();
-                let begin = Instant::now();
-                assert!(host.order(sent).starts_with("refused\n"));
-                let waited = begin.elapsed();
-                assert!((9..12).contains(&waited.as_secs()), "{waited:?}");
-                assert!(host.take_records().contains("could not be read"));
-                // An order that ends too soon is refused, too.
-                let peer = host.give(sent);
-                peer.shutdown(Shutdown::Write).expect("a socket");
-                assert_eq!(outcome(peer).lines().count(), 2);
-                assert!(host.take_records().contains("ends too soon"));
-                assert_eq!(host.take_calls(), NOT_RUN);
-            });
-        }
-    });
+    let begin = Instant::now();
+    assert!(host.order("").starts_with("refused\n"));
+    let waited = begin.elapsed();
+    assert!((9..12).contains(&waited.as_secs()), "{waited:?}");
+    assert!(host.take_records().contains("could not be read"));
+    assert_eq!(host.take_calls(), NOT_RUN);
+    // Nothing at all is no order either.
+    let peer = host.give("");
+    peer.shutdown(Shutdown::Write).expect("a socket");
+    assert!(outcome(peer).starts_with("refused\n"));
 }

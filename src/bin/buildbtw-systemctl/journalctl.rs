@@ -41,20 +41,18 @@ pub fn last_lines(count: usize, unit: &str, since: u64, invocation: &str) -> Str
     if lines.is_empty() {
         lines = quoted(count, &[&since, &format!("_SYSTEMD_UNIT={unit}")]);
     }
-    let all = ["--output-fields=PRIORITY", &format!("--lines={BURST}"), &of_start];
     if lines.is_empty() {
         return String::new();
-    } else if lines.len() == count && journalctl(&all).unwrap_or_default().lines().count() >= BURST
-    {
-        lines.insert(
-            0,
-            "  it wrote so much that journald may have dropped lines; the last that it has:"
-                .to_owned(),
-        );
-    } else {
-        lines.insert(0, "  its last lines:".to_owned());
     }
-    format!("\n{}", lines.join("\n"))
+    let all = ["--output-fields=PRIORITY", &format!("--lines={BURST}"), &of_start];
+    let may_lack = lines.len() == count
+        && journalctl(&all).is_some_and(|records| records.lines().count() >= BURST);
+    let which = if may_lack {
+        "it wrote so much that journald may have dropped lines; the last that it has"
+    } else {
+        "its last lines"
+    };
+    format!("\n  {which}:\n{}", lines.join("\n"))
 }
 
 /// The last lines of the records that these arguments select, blank ones left out.

@@ -68,27 +68,14 @@ fn misused(why: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Reads the order: one line, and nothing after it.
+/// Reads the order: one line, which the hook writes at once, and nothing after it.
 fn receive(peer: &UnixStream) -> Result<Order, String> {
-    let deadline = Instant::now() + ARRIVAL;
-    let mut line = Vec::new();
-    while !line.contains(&b'\n') {
-        let mut buffer = [0; MAX_ORDER];
-        match read_before(deadline, peer, &mut buffer) {
-            Ok(0) => return Err(format!("{} ends too soon", quote_bytes(&line))),
-            Ok(n) => line.extend_from_slice(&buffer[..n]),
-            Err(error) => return Err(format!("it could not be read: {error}")),
-        }
-        if line.len() > MAX_ORDER {
-            return Err(format!("{} is too long", quote_bytes(&line)));
-        }
-    }
-    let text = str::from_utf8(&line).map_err(|_| quote_bytes(&line))?;
-    text.parse().map_err(|_| quote_bytes(&line))
-}
-
-fn quote_bytes(bytes: &[u8]) -> String {
-    quote(&String::from_utf8_lossy(bytes))
+    // One byte more than an order has: what is longer is none.
+    let mut buffer = [0; MAX_ORDER + 1];
+    let len = read_before(Instant::now() + ARRIVAL, peer, &mut buffer)
+        .map_err(|error| format!("it could not be read: {error}"))?;
+    let line = String::from_utf8_lossy(&buffer[..len]);
+    line.parse().map_err(|_| quote(&line))
 }
 
 /// Carries out the order, and tells the outcome. If the caller was already told "accepted", it records a

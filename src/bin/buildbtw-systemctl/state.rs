@@ -62,7 +62,7 @@ impl<'a> Mark<'a> {
     /// Whether an undeployment came after it.
     pub fn is_undeployed(&self) -> bool {
         let last = || Last::of(self.host, self.branch);
-        !self.is_newest() && last().is_none_or(|last| last.verb != Verb::Deploy.as_str())
+        !is_linked(&self.file) && last().is_none_or(|last| last.verb != Verb::Deploy.as_str())
     }
 
     /// Ends it with its outcome, for the status. An undeployed branch keeps no mark.
@@ -73,10 +73,6 @@ impl<'a> Mark<'a> {
         } else {
             self.write(&outcome.to_string())
         };
-    }
-
-    fn is_newest(&self) -> bool {
-        is_linked(&self.file)
     }
 
     fn write(&self, outcome: &str) -> io::Result<()> {

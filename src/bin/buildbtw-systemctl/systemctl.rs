@@ -136,7 +136,8 @@ impl Unit {
     /// Whether it is being started or stopped. Between two tries of `Restart=` it is not.
     pub fn is_changing(&self) -> bool {
         let waits = self.get("SubState").starts_with("auto-restart");
-        self.has_job() || !(self.is_up() || self.is_down() || waits)
+        let has_job = !["", "0"].contains(&self.get("Job"));
+        has_job || !(self.is_up() || self.is_down() || waits)
     }
 
     /// Since when it is up, in the form of RFC 3339; otherwise `-`.
@@ -145,10 +146,6 @@ impl Unit {
             [_, date, time, "UTC"] if self.is_up() => format!("{date}T{time}Z"),
             _ => "-".to_owned(),
         }
-    }
-
-    fn has_job(&self) -> bool {
-        !["", "0"].contains(&self.get("Job"))
     }
 }
 
