@@ -26,17 +26,17 @@ ROUNDS = 40
 CONTAINER_ROUNDS = 20
 BRANCH = visitors.BRANCHES["hook"]
 UNIT, PULL = f"buildbtw@{BRANCH}.service", f"buildbtw-pull@{BRANCH}.service"
-# What the journal has at the end of each part.
-ID = "[0-9a-f]{64}$"
+# What the journal has at the end of each part; podman names a container by its ID or, since 5.8, as it was told.
+CONTAINER = f"([0-9a-f]{{64}}|buildbtw-{BRANCH})$"
 START = {
-    "`podman run`": ID,
+    "`podman run`": CONTAINER,
     "until it answers": f"Started {UNIT}",
 }
 REDEPLOYMENT = {
     "the hook, the root side": f"Starting {PULL}",
     "the pull": f"Finished {PULL}",
     "the root side, the restart begins": f"Stopping {UNIT}",
-    "the stop, its first `podman rm`": ID,
+    "the stop, its first `podman rm`": CONTAINER,
     "its second": f"Stopped {UNIT}",
     **START,
 }
