@@ -13,7 +13,7 @@ use super::harness::*;
 const UP: &str = "ActiveState=active\n";
 const DOWN: &str = "ActiveState=inactive\nResult=success\n";
 const GONE: &str = "LoadState=not-found\nActiveState=inactive\nResult=success\n";
-const FAILED: &str = "ActiveState=failed\nSubState=failed\nInvocationID=ab12\n";
+const FAILED: &str = "ActiveState=failed\nSubState=failed\nInvocationID=INVOCATION\n";
 const PULL_X: &str = "restart buildbtw-pull@x.service";
 const PULL_AND_RESTART_X: &str = "restart buildbtw-pull@x.service; restart buildbtw@x.service";
 
@@ -129,6 +129,7 @@ fn a_start_is_joined_for_its_image_and_replaced_for_another() {
         let host = pulling("12ab").hold(RESTART_X);
         let first = host.give_until("deploy x\n", RESTART_X);
         host.write("run/buildbtw-pull/x", second);
+        host.remove(&format!("{WANTS}/buildbtw@x.service"));
         let other = host.give("deploy x\n");
         wait_until("four runs", || host.read("bin/calls").lines().count() == 4);
         wait_until("its image", || host.read("var/lib/buildbtw-hook/x.turn") == second);
@@ -137,6 +138,7 @@ fn a_start_is_joined_for_its_image_and_replaced_for_another() {
         assert_eq!(outcome(first), deployed("restart of buildbtw@x.service", told));
         assert_eq!(outcome(other), deployed(&run.replacen(' ', " of ", 1), second));
         assert_eq!(host.take_calls(), format!("{PULL_AND_RESTART_X}; {PULL_X}; {run}"));
+        assert_eq!(host.names(WANTS), "buildbtw@x.service", "it is made anew, for the expiry too");
         let told = host.order("status x\n");
         assert!(told.ends_with(&format!("(buildbtw@x.service), image {second}\n")), "{told}");
         // Once it is over it is not joined.
@@ -269,6 +271,16 @@ fn a_branch_expires_by_its_last_deployment() {
     host.release(restart_old);
     assert!(outcome(deployment).starts_with("done\n"));
     assert_eq!(host.take_calls(), restart_old);
+    // Nor where it is deployed while the expiry waits for its turn.
+    age(8, &link("old"));
+    let turn = fs::File::open(host.root.join("var/lib/buildbtw-hook/old.turn")).expect("a turn");
+    turn.lock().expect("a lock");
+    let expiry = host.give("expire old\n");
+    thread::sleep(Duration::from_millis(300));
+    age(0, &link("old"));
+    drop(turn);
+    assert!(outcome(expiry).ends_with("has not expired\n"));
+    age(8, &link("old"));
     for branch in ["old", "mark"] {
         let told = host.order(format!("expire {branch}\n"));
         assert!(told.starts_with(&format!("done\nbranch {branch} is not deployed any more")));
@@ -279,6 +291,8 @@ fn a_branch_expires_by_its_last_deployment() {
     host.order("deploy old\n");
     assert!(host.order("expire old\n").ends_with("has not expired\n"));
     age(800, &link("old"));
+    let host = host.set("BUILDBTW_EXPIRE_DAYS", "0");
+    assert!(host.order("expire old\n").ends_with("has not expired\n"));
     let host = host.unset("BUILDBTW_EXPIRE_DAYS");
     assert!(host.order("expire old\n").ends_with("has not expired\n"));
 }
@@ -321,6 +335,15 @@ fn what_systemd_skips_or_somebody_stopped_is_not_up() {
     let skipped = "ActiveState=inactive\nConditionResult=no\n";
     let told = Host::new().show("@x.service", skipped).order("deploy x\n");
     assert_eq!(told, "start-failed\nbuildbtw@x.service is skipped: a condition of it is not met\n");
+    // Nobody can visit it, up or asleep.
+    let host = Host::new().show("@x.socket", "ActiveState=failed\n");
+    let told = "start-failed\nbuildbtw@x.socket failed";
+    assert!(host.order("deploy x\n").starts_with(told));
+    assert!(host.order("status x\n").starts_with(told));
+    host.take_calls();
+    assert!(host.order("undeploy x\n").starts_with("done\n"));
+    let run = "stop buildbtw@x.socket; reset-failed buildbtw@x.socket; stop buildbtw@x.service";
+    assert_eq!(host.take_calls(), run);
     // Its socket is there, but wakes nobody on a host where nothing sleeps.
     let host = Host::new().show("@x.socket", UP);
     host.order("deploy x\n");
@@ -375,6 +398,13 @@ fn a_lost_connection_is_not_a_failure() {
         let first = if line.starts_with("undeploy") { STOP_X } else { RESTART_X };
         assert_eq!(host.take_calls(), first.to_owned() + again, "{words}");
     }
+    // What goes on is joined, however often systemd is away.
+    let once = "bin/once-buildbtw@x.service";
+    let host = pulling("12ab").file(once, lost).file(&format!("{once}.then"), away);
+    host.write("bin/unit-buildbtw@x.service", "activating\n");
+    assert!(host.order("deploy x\n").starts_with("done\n"));
+    let join = "; start buildbtw@x.service";
+    assert_eq!(host.take_calls(), format!("{PULL_AND_RESTART_X}{join}{join}"));
 }
 
 #[test]
@@ -394,7 +424,7 @@ fn a_failure_quotes_what_the_unit_wrote_and_nothing_in_it_can_do_harm() {
     let host = |journal: &str| {
         failing("Job for buildbtw@x.service failed.\n")
             .show("@x.service", FAILED)
-            .file("bin/_SYSTEMD_INVOCATION_ID=ab12", journal)
+            .file("bin/_SYSTEMD_INVOCATION_ID=1", journal)
             .file("bin/_SYSTEMD_INVOCATION_ID=cd34", "of another start\n")
             .file("bin/_SYSTEMD_UNIT=buildbtw@x.service", "by name alone\n")
     };
@@ -435,9 +465,13 @@ fn a_failure_quotes_what_the_unit_wrote_and_nothing_in_it_can_do_harm() {
         assert!((now - 1..now + 20).contains(&since), "{by_time} {now}");
     }
     // However long they are.
-    host.write("bin/_SYSTEMD_INVOCATION_ID=ab12", format!("{}\n", "x".repeat(4000)).repeat(30));
+    host.write("bin/_SYSTEMD_INVOCATION_ID=2", format!("{}\n", "x".repeat(4000)).repeat(30));
     let told = host.order("deploy x\n");
     assert!((7_000..10_000).contains(&told.len()), "{}", told.len());
+    // Where no start began, the last one is an earlier one.
+    host.write("bin/starts-none", "");
+    assert!(host.order("deploy x\n").ends_with("SubState=failed Result=\n"));
+    host.remove("bin/starts-none");
     // journald may be stuck.
     host.write("bin/stuck", "");
     let asked = Instant::now();

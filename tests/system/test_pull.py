@@ -246,6 +246,25 @@ def test_lines_that_journald_dropped_are_said_to_be_missing():
     assert "  it wrote so much that journald may have dropped lines; the last that it has:" in told
 
 
+@pytest.mark.parametrize("how", ["dependency", "start limit", "masked"])
+def test_lines_of_an_earlier_start_are_no_reason(how):
+    """Where no start began there are none."""
+    push("fails", command="echo an earlier start; sleep 0.3; exit 3" if how == "start limit" else UP)
+    deploy(BRANCH)
+    push("v2")
+    limit = "StartLimitIntervalSec=1h\nStartLimitBurst=1\n[Service]\nRestart=no"
+    unit = f"Requires=fails.service\nAfter=fails.service\n{limit if how == 'start limit' else ''}"
+    fails = "[Unit]\nCollectMode=inactive-or-failed\n[Service]\nType=oneshot\nExecStart=false\n"
+    with host.files({Path("/run/systemd/system/fails.service"): fails}), host.drop_in(UNIT, f"[Unit]\n{unit}\n"):
+        if how == "masked":
+            host.systemctl("mask", "--runtime", UNIT)
+        answer = deploy(BRANCH)
+        host.systemctl("unmask", "--runtime", UNIT)
+        assert answer.status == (500 if how == "masked" else 424)
+        assert "last lines" not in answer.text, answer.text
+        assert undeploy(BRANCH).status == 200
+
+
 def test_no_other_user_says_which_start_failed():
     """The record is systemd's own; whoever takes over the hook may write one like it."""
     host.run("systemd-run", "--unit=secret", "--wait", "sh", "-c", "echo not for callers; sleep 0.5")
@@ -364,7 +383,10 @@ def test_timer_undeploys_expired_branches(journal):
         host.systemctl("start", "buildbtw-hook-expire.service")
 
     push("expires")
-    with host.clock("buildbtw-systemctl", "Environment=BUILDBTW_EXPIRE_DAYS=30") as moved:
+    # nginx alone may open the socket, as the role has it.
+    settings = "PollLimitIntervalSec=0\nSocketMode=0660\nSocketGroup=www-data"
+    expiring = host.clock("buildbtw-systemctl", "Environment=BUILDBTW_EXPIRE_DAYS=30")
+    with host.throttle(settings), expiring as moved:
         assert deploy(BRANCH).status == 200
         assert host.listed().endswith(" expires in 30 d\n")
         moved("+29d")

@@ -112,6 +112,18 @@ def test_a_wake_that_fails(journal):
     falls_asleep()
 
 
+def test_a_socket_that_cannot_listen():
+    """Nobody can visit the branch, whether it sleeps or not."""
+    push("v1")
+    with host.drop_in("buildbtw@.socket", "[Socket]\nSocketGroup=nosuch\n"):
+        for answer in (deploy(BRANCH), host.status(BRANCH)):
+            assert (answer.status, f"{SOCKET} failed" in answer.text) == (424, True), answer
+        host.boot()
+        assert host.status(BRANCH).status == 424
+        assert undeploy(BRANCH).status == 200
+        assert host.host_state() == "running"
+
+
 def test_one_that_works_in_the_background_stays_awake():
     push("v1")
     with host.drop_in(SERVICE, "[Unit]\nStopWhenUnneeded=no\n"):

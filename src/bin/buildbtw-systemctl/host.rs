@@ -10,7 +10,7 @@ pub struct Host {
     pub log_lines: usize,
     /// `BUILDBTW_CLEAN=state`: an undeployment also removes the unit's state directories.
     pub clean: bool,
-    /// `BUILDBTW_EXPIRE_DAYS`: a branch whose last deployment is older may be undeployed.
+    /// `BUILDBTW_EXPIRE_DAYS`: a branch whose last deployment is older may be undeployed; none with 0.
     pub expire: Option<Duration>,
     /// What is deployed: symlinks to what systemd starts at boot (systemd.unit(5), `.wants/`).
     pub wants: PathBuf,
@@ -40,7 +40,9 @@ impl Host {
         Ok(Self {
             log_lines: number("BUILDBTW_LOG_LINES", Some(20))?.unwrap_or_default() as usize,
             clean: !clean.is_empty(),
-            expire: days.map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60)),
+            expire: days
+                .filter(|&days| days > 0)
+                .map(|days| Duration::from_secs(u64::from(days) * 24 * 60 * 60)),
             wants: root.join("etc/systemd/system/buildbtw.target.wants"),
             state: root.join("var/lib/buildbtw-hook"),
             pulled: root.join("run/buildbtw-pull"),

@@ -13,13 +13,14 @@ const BURST: usize = 10_000;
 /// What systemd's own record of a start that failed has (`sd-messages.h`).
 const UNIT_FAILED: &str = "MESSAGE_ID=be02cf6855d2428ba40df7e9d022f03d";
 
-/// The last lines that the unit wrote in the start that failed, indented.
+/// The last lines that the unit wrote in the start that failed, indented. None where that is an earlier one,
+/// or where none began: `A dependency job … failed`, a start limit, a masked unit.
 ///
 /// By now the unit may have been started again (`Restart=`) or unloaded (`CollectMode=`), so systemd's
 /// record of the failure since then says which start that was; otherwise it is the given invocation.
 /// A process that ends at once may be gone before journald looks whose it was (measured: up to 13 of 100
 /// on systemd 262): its lines then carry the unit's name, and no invocation ID.
-pub fn last_lines(count: usize, unit: &str, since: u64, invocation: &str) -> String {
+pub fn last_lines(count: usize, unit: &str, since: u64, invocation: &str, earlier: &str) -> String {
     // What was written before the job ended may still be on its way.
     if count == 0 || journalctl(&["--sync"]).is_none() {
         return String::new();
@@ -36,8 +37,11 @@ pub fn last_lines(count: usize, unit: &str, since: u64, invocation: &str) -> Str
     ];
     let failed = journalctl(&failure).unwrap_or_default();
     let invocation = if failed.is_empty() { invocation } else { failed.trim() };
+    if ["", earlier].contains(&invocation) {
+        return String::new();
+    }
     let of_start = format!("_SYSTEMD_INVOCATION_ID={invocation}");
-    let mut lines = if invocation.is_empty() { Vec::new() } else { quoted(count, &[&of_start]) };
+    let mut lines = quoted(count, &[&of_start]);
     if lines.is_empty() {
         lines = quoted(count, &[&since, &format!("_SYSTEMD_UNIT={unit}")]);
     }

@@ -124,14 +124,16 @@ impl Turn {
         String::from_utf8_lossy(&text[..len]).into_owned()
     }
 
-    /// Before a start: has the next boot start the branch too. Returns what `enable` does.
-    pub fn begin(&self, mark: &Mark, unit: &Unit) -> Result<bool, String> {
+    /// Before a start: has the next boot start the branch too. Returns what `enable` does. The image is the
+    /// one whose start is joined; without one nobody joins an earlier start, even if this process is killed.
+    pub fn begin(&self, mark: &Mark, unit: &Unit, joined: &str) -> Result<bool, String> {
         let sleeps = unit.get("StopWhenUnneeded") == "yes";
-        let noted = self.clear().and_then(|()| enable(mark.host, mark.branch, sleeps));
+        let noted =
+            overwrite(&self.0, joined).and_then(|()| enable(mark.host, mark.branch, sleeps));
         attempt("note what the next boot starts", noted)
     }
 
-    /// Forgets the image, so that nobody joins an earlier start, even if this process is killed.
+    /// Forgets the image, so that nobody joins an earlier start.
     pub fn clear(&self) -> io::Result<()> {
         overwrite(&self.0, "")
     }

@@ -23,8 +23,11 @@ pub fn status(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
         }
         // Final, whatever kind it was when it happened: pollers must stop.
         State::Failed(Some(failure)) => (Kind::StartFailed, failure.text.clone()),
+        State::Failed(None) if socket.has_failed() => {
+            (Kind::StartFailed, format!("{} failed\n{socket}", branch.socket_unit()))
+        }
         State::Failed(None) => {
-            let lines = last_lines(host.log_lines, &name, 0, unit.get("InvocationID"));
+            let lines = last_lines(host.log_lines, &name, 0, unit.get("InvocationID"), "");
             (Kind::StartFailed, format!("{name} failed\n{unit}{lines}"))
         }
         State::Up => {
@@ -74,7 +77,7 @@ pub fn list(host: &Host) -> Result<Outcome, Outcome> {
 enum State<'a> {
     Changing,
     CutOff,
-    /// The last order failed, with this outcome; without one, the unit failed later.
+    /// The last order failed, with this outcome; without one, the unit or its socket failed later.
     Failed(Option<&'a Outcome>),
     Up,
     Asleep,
@@ -91,6 +94,7 @@ fn state<'a>(last: Option<&'a Last>, unit: &Unit, socket: &Unit) -> State<'a> {
         _ if is_running || unit.is_changing() => State::Changing,
         Some(None) => State::CutOff,
         Some(Some(outcome)) if !is_over(outcome) => State::Failed(Some(outcome)),
+        _ if socket.has_failed() => State::Failed(None),
         _ if unit.is_up() => State::Up,
         _ if unit.get("ActiveState") != "inactive" => State::Failed(None),
         _ if socket.is_up() && unit.get("StopWhenUnneeded") == "yes" => State::Asleep,

@@ -133,6 +133,10 @@ impl Unit {
         ["inactive", "failed"].contains(&self.get("ActiveState"))
     }
 
+    pub fn has_failed(&self) -> bool {
+        self.get("ActiveState") == "failed"
+    }
+
     /// Whether it is being started or stopped. Between two tries of `Restart=` it is not.
     pub fn is_changing(&self) -> bool {
         let waits = self.get("SubState").starts_with("auto-restart");

@@ -22,7 +22,7 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
     let mark = Mark::begin(&turn, host, branch, Verb::Deploy)?;
     drop(turn);
     accepted();
-    let outcome = pull_and_start(&mark, &unit, pull.is_there());
+    let outcome = pull_and_start(&mark, &unit, &pull);
     mark.end(outcome.as_ref().unwrap_or_else(|failure| failure));
     outcome
 }
@@ -31,11 +31,14 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
 /// 2. Takes the branch's turn, and ends here if the branch has been undeployed.
 /// 3. Has the next boot start the branch, and a restart enqueued; or joins a start of the same image.
 /// 4. Leaves the turn, waits for the job, and tells what came of it.
-fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Outcome> {
+///
+/// `before` and `pull_before` are what the instance and its pull were at before.
+fn pull_and_start(mark: &Mark, before: &Unit, pull_before: &Unit) -> Result<Outcome, Outcome> {
     let Mark { host, branch, .. } = *mark;
-    let unit = branch.unit();
+    let (unit, socket) = (branch.unit(), branch.socket_unit());
+    let pulls = pull_before.is_there();
     if pulls {
-        pull(mark)?;
+        pull(mark, pull_before)?;
     }
     let pulled_image = || if pulls { pulled(host, branch) } else { String::new() };
     if pulled_image().is_empty() {
@@ -51,15 +54,11 @@ fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Out
         // A start of this image that is under way is joined; of another image it is replaced.
         let is_joined = turn.image() == image
             && (job_goes_on || !image.is_empty() && show([&unit])?[0].is_changing());
-        let verb = if is_joined {
-            "start"
-        } else {
-            if turn.begin(mark, known)? {
-                // Until then buildbtw.target wants what it wanted at the last reload, which keeps that awake.
-                Systemctl::run("daemon-reload", &[], &[]);
-            }
-            "restart"
-        };
+        if turn.begin(mark, before, if is_joined { &image } else { "" })? {
+            // Until then buildbtw.target wants what it wanted at the last reload, which keeps that awake.
+            Systemctl::run("daemon-reload", &[], &[]);
+        }
+        let verb = if is_joined { "start" } else { "restart" };
         let run = Systemctl::job(verb, &unit, || turn.leave(&image));
         job_goes_on = run.has_begun() && run.is_cut_off();
         if !run.is_cut_off() {
@@ -68,15 +67,22 @@ fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Out
     };
     let other = turn.other_image(&image);
     if !started.is_ok() {
-        let mut failure = failure(mark, Kind::StartFailed, &started, &unit);
+        // A start that was joined may have begun before that.
+        let earlier = if started.verb == "start" { "" } else { before.get("InvocationID") };
+        let mut failure = failure(mark, Kind::StartFailed, &started, &unit, earlier);
         if let Some(other) = other {
             let _ = write!(failure.text, "\na later call brought image {other}");
         }
         return Err(failure);
     }
-    if show([&unit])?[0].get("ConditionResult") == "no" {
-        // systemctl says that all was done.
+    // Of both systemctl says that all was done.
+    let [after, socket_after] = show([&unit, &socket])?;
+    if after.get("ConditionResult") == "no" {
         let text = format!("{unit} is skipped: a condition of it is not met");
+        return Err(Outcome::new(Kind::StartFailed, text));
+    }
+    if socket_after.has_failed() {
+        let text = format!("{socket} failed: nobody can visit the branch\n{socket_after}");
         return Err(Outcome::new(Kind::StartFailed, text));
     }
     let mut what = format!("{} of {unit}", started.verb);
@@ -90,7 +96,7 @@ fn pull_and_start(mark: &Mark, known: &Unit, pulls: bool) -> Result<Outcome, Out
 }
 
 /// Pulls the image. Restarts a running pull, which may hang, or predate the newest push.
-fn pull(mark: &Mark) -> Result<(), Outcome> {
+fn pull(mark: &Mark, before: &Unit) -> Result<(), Outcome> {
     let unit = mark.branch.pull_unit();
     loop {
         let run = Systemctl::job("restart", &unit, || ());
@@ -98,7 +104,7 @@ fn pull(mark: &Mark) -> Result<(), Outcome> {
             return Ok(());
         }
         if !run.is_cut_off() {
-            return Err(failure(mark, Kind::PullFailed, &run, &unit));
+            return Err(failure(mark, Kind::PullFailed, &run, &unit, before.get("InvocationID")));
         }
     }
 }
@@ -145,6 +151,9 @@ fn stop(host: &Host, branch: &Branch) -> Result<Outcome, Outcome> {
         // In one call with the unit, the socket would stop last, and visitors would wait in it.
         Systemctl::run("stop", &[], &[&socket]);
     }
+    if before[2].has_failed() {
+        Systemctl::run("reset-failed", &[], &[&socket]);
+    }
     let units = if has(&before[1]) { &[pull.as_str(), &unit][..] } else { &[unit.as_str()] };
     let run = Systemctl::run("stop", &[], units);
     let [after] = show([&unit])?;
@@ -178,8 +187,9 @@ pub fn prune() {
     Systemctl::run("restart", &["--no-block"], &["buildbtw-prune.service"]);
 }
 
-/// What went wrong: systemctl's words, the unit's state, and what the unit wrote.
-fn failure(mark: &Mark, kind: Kind, run: &Systemctl, unit: &str) -> Outcome {
+/// What went wrong: systemctl's words, the unit's state, and what the unit wrote, unless its last start is an
+/// earlier one.
+fn failure(mark: &Mark, kind: Kind, run: &Systemctl, unit: &str, earlier: &str) -> Outcome {
     if mark.is_undeployed() {
         return undeployed(mark.branch);
     }
@@ -196,7 +206,8 @@ fn failure(mark: &Mark, kind: Kind, run: &Systemctl, unit: &str) -> Outcome {
         if kind == Kind::PullFailed && instance.is_up() {
             text.push_str("\nwhat ran before still runs");
         }
-        text += &last_lines(mark.host.log_lines, unit, run.since, known.get("InvocationID"));
+        let invocation = known.get("InvocationID");
+        text += &last_lines(mark.host.log_lines, unit, run.since, invocation, earlier);
     }
     Outcome::new(kind, text)
 }
