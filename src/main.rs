@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 /// Serves the connection that systemd passed. Exits with 0 for any call that was answered:
 /// otherwise one wrong token would leave the host "degraded".
 fn serve(started: Instant) -> ExitCode {
-    // First of all, while there is one thread: listenfd changes the environment.
+    // First of all: listenfd changes the environment.
     let mut connection = match Connection::from_systemd() {
         Ok(connection) => connection,
         Err(error) => return misused(&error.to_string()),

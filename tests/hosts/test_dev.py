@@ -105,6 +105,14 @@ def test_a_branch_from_its_first_deployment_to_its_last(host):
     host.shell("test ! -e /var/lib/buildbtw/feature-x")
 
 
+def test_what_nobody_deploys_expires(host):
+    host.run_version("old")
+    link = "/etc/systemd/system/buildbtw.target.wants/buildbtw@old.service"
+    host.shell(f"touch --no-dereference --date='15 days ago' {link}")
+    host.shell("systemctl start buildbtw-hook-expire.service")
+    assert_told(host.page("old"), 404, "no branch runs at")
+
+
 def test_what_a_client_claims_to_be_is_not_believed(host):
     host.run_version("visited")
     assert "gitlab" in host.shell("journalctl -t buildbtw-hook -n 1"), "the holder of the token"

@@ -31,6 +31,7 @@ def test_an_upgrade(host):
     host.set_up()
     assert_told(host.page(), 200, "this database: v1.2.3 v1.2.4")
     assert host.active() == ["v1.2.4"]
+    assert host.shell("podman images --format '{{.Repository}}:{{.Tag}}'") == "localhost/buildbtw:v1.2.4\n"
 
 
 def test_it_restarts_where_its_configuration_is_new(host):

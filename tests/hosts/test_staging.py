@@ -106,6 +106,14 @@ def test_nginx_alone_can_open_the_hooks_socket(host):
     assert "Could not connect" in host.run("curl", "-sS", "http://127.0.0.1:9000/").stdout
 
 
+def test_it_runs_another_branch(host):
+    """Nothing is left of the one before."""
+    host.push("next", "v3")
+    host.set_up("-e", "buildbtw_branch=next")
+    assert (host.active(), host.shell("ls /var/lib/buildbtw-hook")) == (["next"], "next\nnext.turn\n")
+    host.until("test \"$(podman images --format '{{.Repository}}:{{.Tag}}')\" = localhost/buildbtw:next")
+
+
 def test_it_becomes_a_production_host(host):
     """Even after a play that broke off where the hook's own files were gone."""
     host.push("v1.2.3", "v1.2.3")

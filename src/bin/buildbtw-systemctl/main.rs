@@ -68,7 +68,7 @@ fn misused(why: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Reads the order: one line, which the hook writes at once, and nothing after it.
+/// Reads the order: one line, which the hook writes at once. What comes later is not read.
 fn receive(peer: &UnixStream) -> Result<Order, String> {
     // One byte more than an order has: what is longer is none.
     let mut buffer = [0; MAX_ORDER + 1];
