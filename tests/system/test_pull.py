@@ -469,7 +469,7 @@ class Round:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(SEED, SEED + ROUNDS))
-def test_ten_callers_in_random_order(seed):
+def test_ten_callers_in_random_order(seed, journal):
     this = Round(seed)
     host.at_once(this.disturb(), *[this.call() for _ in range(10)])
     assert not this.false
@@ -488,3 +488,6 @@ def test_ten_callers_in_random_order(seed):
     assert host.undeploy(BRANCH).status == 200
     assert images() == []
     assert [*host.STATE.iterdir(), *host.WANTS.iterdir()] == []
+    # A removal of images that made way for the next one has not failed.
+    pruned = journal.entries("--identifier=systemd", "--unit=buildbtw-prune.service")
+    assert not [each["MESSAGE"] for each in pruned if "Failed with" in each["MESSAGE"]]
