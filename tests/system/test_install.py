@@ -36,7 +36,7 @@ FILES = """\
 /usr/local/share/man/man8/buildbtw-hook.8
 """.split()
 NAMES = {Path(file).name for file in FILES} | {"buildbtw-hook.sysusers", "buildbtw-hook.tmpfiles"}
-NO_EXAMPLES = NAMES | {"README.md", "from-webhook.md", "install", "package"}
+NO_EXAMPLES = NAMES | {"README.md", "install", "package"}
 EXAMPLES = [file.name for file in INSTALL.parent.iterdir() if file.is_file() and file.name not in NO_EXAMPLES]
 FILES += [f"/usr/local/share/doc/buildbtw-hook/examples/{name}" for name in EXAMPLES]
 # Each with its mode; programs have no suffix.
