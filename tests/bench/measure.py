@@ -85,7 +85,7 @@ def bursts():
 def new_image():
     """A new image in the registry, and an idle host."""
     visitors.push(BRANCH, 1)
-    servers.settle()
+    host.settle()
 
 
 def redeployments():
@@ -148,7 +148,7 @@ def wake():
     run += [f"localhost/buildbtw:{BRANCH}", "run"]
 
     def asleep():
-        servers.settle()
+        host.settle()
         host.run("podman", "rm", "--force", "--ignore", "bench", check=True)
         host.until(lambda: not any(processes()))
 
@@ -207,7 +207,7 @@ def hundred():
             host.at_once(*[partial(servers.deploy, whom, branch) for branch in branches])
             figures.add("100 branches: deployed at once", whom, "s", time.perf_counter() - start)
             host.until(is_quiet, 60)
-            servers.settle()
+            host.settle()
             figures.add("100 branches: memory of each", whom, "MiB", (memory() - before) / len(branches))
             # What a boot does; the machine itself cannot be booted again, which would undo all its changes.
             host.systemctl("stop", f"{units}.socket", f"{units}.service", "buildbtw.target")

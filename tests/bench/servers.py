@@ -137,12 +137,6 @@ def deploy(whom, branch):
     call(host.SOCKET if whom == "hook" else 9300, branch)
 
 
-def settle():
-    """Waits for what a deployment has done after its answer."""
-    host.idle()
-    host.until(host.is_pruned)
-
-
 async def one_of_many(branch):
     """A call among many: its status, or what became of it."""
     try:

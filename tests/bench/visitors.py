@@ -79,6 +79,6 @@ def redeployments(paths, megabytes, rounds):
     found = {whom: [] for whom in BRANCHES}
     for _ in range(rounds):
         for whom, its in found.items():
-            servers.settle()
+            host.settle()
             its.append(redeployment(whom, paths, megabytes))
     return found

@@ -284,6 +284,12 @@ def is_pruned():
     return prune["ActiveState"] == "inactive" and prune.get("Job", "0") in ("", "0")
 
 
+def settle():
+    """Waits for what a deployment has done after its answer."""
+    idle()
+    until(is_pruned)
+
+
 @contextmanager
 def files(texts):
     """Files of the host with these texts, in force in the body; then as they were."""

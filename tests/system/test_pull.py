@@ -286,8 +286,7 @@ def test_no_other_user_says_which_start_failed():
 
 def images():
     """What there is, once nothing more is removed."""
-    host.idle()
-    host.until(host.is_pruned)
+    host.settle()
     listed = host.run("podman", "images", "--all", "--format={{.Repository}}:{{.Tag}} {{.ID}}")
     return listed.stdout.splitlines()
 

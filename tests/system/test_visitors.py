@@ -120,9 +120,7 @@ def test_a_deployment_takes_little_longer_than_its_jobs():
     first, again, restarts, pulls = [], [], [], []
 
     def timed(call, *arguments):
-        # An idle host: what the call before begins in the background is not part of this one.
-        host.idle()
-        host.until(host.is_pruned)
+        host.settle()
         begin = time.monotonic()
         call(*arguments)
         return time.monotonic() - begin

@@ -29,7 +29,7 @@ pub fn deploy(host: &Host, branch: &Branch, accepted: impl FnOnce()) -> Result<O
 
 /// 1. Pulls the image.
 /// 2. Takes the branch's turn, and ends here if the branch has been undeployed.
-/// 3. Has the next boot start the branch, and a restart enqueued; or joins a start of the same image.
+/// 3. Has the next boot start the branch. Has a restart enqueued, or joins a start of the same image.
 /// 4. Leaves the turn, waits for the job, and tells what came of it.
 ///
 /// `before` and `pull_before` are what the instance and its pull were at before.
